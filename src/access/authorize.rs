@@ -1,0 +1,181 @@
+//! Step 8. What an identity may do here: the rules of the route, and the headers that tell the upstream who it is.
+//!
+//! **Invariant:** this file is the only maker of a [`Permit`], and forwarding takes one by value.
+//!
+//! ```compile_fail,E0451
+//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: Vec::new(), reported: None };
+//! ```
+
+use http::{HeaderName, HeaderValue};
+use serde_json::Value;
+
+use super::authenticate::Identity;
+use super::denial::Denial;
+use crate::policy::{ClaimRule, Parameters, Policy, Requirement, Rules, Service};
+
+/// Proof that a request may be forwarded, and with which identity.
+#[derive(Debug)]
+pub struct Permit {
+    service: usize,
+    route: usize,
+    identity: Option<Identity>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    reported: Option<Denial>,
+}
+
+impl Permit {
+    /// Index into the policy's services.
+    pub fn service(&self) -> usize {
+        self.service
+    }
+
+    /// Index into the service's routes.
+    pub fn route(&self) -> usize {
+        self.route
+    }
+
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// The identity headers for the upstream.
+    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+
+    /// Why the request would have been refused, on a route in report mode.
+    pub fn reported(&self) -> Option<&Denial> {
+        self.reported.as_ref()
+    }
+}
+
+/// Where a request goes, found by the route table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub service: usize,
+    pub route: usize,
+}
+
+/// A permit for a public route: no identity, whoever calls.
+pub(super) fn admit(place: Place) -> Permit {
+    Permit { service: place.service, route: place.route, identity: None, headers: Vec::new(), reported: None }
+}
+
+/// A permit for a route in report mode although the rules say no. An identity that was verified is passed on.
+pub(super) fn report(policy: &Policy, place: Place, identity: Option<Identity>, denial: Denial) -> Permit {
+    let service = &policy.services[place.service];
+    let headers = identity.as_ref().and_then(|identity| identity_headers(policy, service, identity).ok()).unwrap_or_default();
+    Permit { service: place.service, route: place.route, identity, headers, reported: Some(denial) }
+}
+
+/// A permit if the identity satisfies the route's rules.
+pub(super) fn authorize(
+    policy: &Policy,
+    place: Place,
+    rules: &Rules,
+    parameters: &Parameters<'_>,
+    identity: &Identity,
+) -> Result<Permit, Denial> {
+    let claims = identity.claims();
+    if !rules.scopes.allows(&claims.scopes) {
+        let missing = rules.scopes.to_request().iter().filter(|scope| !claims.scopes.contains(scope)).cloned().collect();
+        return Err(Denial::ScopeMissing { missing });
+    }
+    let fails = |rule: &&ClaimRule| !rule.allows(&claims.all, parameters);
+    if let Some(rule) = rules.claims.iter().find(fails) {
+        return Err(Denial::ClaimMismatch { claim: rule.claim.to_string() });
+    }
+    if !rules.clients.is_empty() {
+        let known = claims.client_id.as_ref().is_some_and(|client| rules.clients.contains(client));
+        if !known {
+            return Err(Denial::ClientRefused);
+        }
+    }
+    let headers = identity_headers(policy, &policy.services[place.service], identity)?;
+    Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None })
+}
+
+fn identity_headers(policy: &Policy, service: &Service, identity: &Identity) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
+    let all = &identity.claims().all;
+    let mut headers = Vec::with_capacity(service.identity.len());
+    for header in &service.identity {
+        let Some(text) = header.claim.find(all).and_then(header_text) else { continue };
+        let refused = || Denial::IdentityTooLong { header: header.name.to_string() };
+        if text.len() > policy.limits.identity_header_bytes {
+            return Err(refused());
+        }
+        headers.push((header.name.clone(), HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| refused())?));
+    }
+    Ok(headers)
+}
+
+/// A claim as the value of a header. Text as it is; a list with commas; anything else as JSON. Bytes outside printable
+/// ASCII, and the percent sign itself, are percent-encoded as UTF-8, so that two claims never become one value.
+fn header_text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(encode(text, false)),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Array(items) => {
+            let items: Vec<String> = items
+                .iter()
+                .map(|item| match item {
+                    Value::String(text) => encode(text, true),
+                    other => encode(&other.to_string(), true),
+                })
+                .collect();
+            Some(items.join(","))
+        }
+        Value::Object(_) => Some(encode(&value.to_string(), false)),
+    }
+}
+
+fn encode(text: &str, in_list: bool) -> String {
+    let edge = text.starts_with(' ') || text.ends_with(' ');
+    let plain = |byte: u8| matches!(byte, 0x20..=0x7e) && byte != b'%' && !(in_list && byte == b',') && !(edge && byte == b' ');
+    if text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        match plain(byte) {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// What a route asks of a token, if anything.
+pub(super) fn rules(requirement: &Requirement) -> Option<&Rules> {
+    match requirement {
+        Requirement::Public => None,
+        Requirement::Token(rules) => Some(rules),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_claim_becomes_one_header_value_and_no_other() {
+        let table = [
+            (json!("user-123"), Some("user-123")),
+            (json!("a b"), Some("a b")),
+            (json!(" a"), Some("%20a")),
+            (json!("Zoë"), Some("Zo%C3%AB")),
+            (json!("100%"), Some("100%25")),
+            (json!("a\r\nX-Admin: 1"), Some("a%0D%0AX-Admin: 1")),
+            (json!("a\u{0}"), Some("a%00")),
+            (json!(["a", "b,c", 5]), Some("a,b%2Cc,5")),
+            (json!(true), Some("true")),
+            (json!({ "k": "é" }), Some("{\"k\":\"%C3%A9\"}")),
+            (json!(null), None),
+        ];
+        for (claim, header) in table {
+            assert_eq!(header_text(&claim).as_deref(), header, "{claim}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The decision: one pure function from a snapshot, a request's head and the time to a permit or a refusal.
+//!
+//! No socket, no file, no clock. What is remembered between requests is a verified signature and nothing else; the
+//! rules of a route are asked anew for every request.
+
+mod authenticate;
+mod authorize;
+mod bearer;
+mod claims;
+mod denial;
+mod json;
+mod jwt;
+mod remembered;
+mod snapshot;
+
+use http::{HeaderMap, Method};
+
+pub use authenticate::Identity;
+pub use authorize::Permit;
+use authorize::Place;
+pub use claims::Claims;
+pub use denial::{Denial, KINDS, Row};
+pub use remembered::Remembered;
+pub use snapshot::Snapshot;
+
+use crate::clock::UnixSeconds;
+use crate::policy::{CheckedPath, Found, Mode, Target};
+
+/// What deciding looks at of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'r> {
+    pub method: &'r Method,
+    /// The host in lower case, without a port.
+    pub host: &'r str,
+    /// The path as it was sent, without its query.
+    pub path: &'r str,
+    pub query: Option<&'r str>,
+    pub headers: &'r HeaderMap,
+}
+
+/// What a request is allowed.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Forward it with this permit.
+    Forward(Permit),
+    /// Answer with the protected-resource metadata of this service.
+    Metadata { service: usize },
+}
+
+/// A refusal, and what was known of the request by then.
+#[derive(Debug)]
+pub struct Refusal {
+    pub denial: Denial,
+    pub service: Option<usize>,
+    pub route: Option<usize>,
+    pub identity: Option<Identity>,
+}
+
+impl Refusal {
+    fn early(denial: Denial, service: Option<usize>) -> Box<Self> {
+        Box::new(Self { denial, service, route: None, identity: None })
+    }
+}
+
+/// Decides on a request.
+pub fn decide(snapshot: &Snapshot, head: &Head<'_>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
+    let policy = &*snapshot.policy;
+    let path = CheckedPath::new(head.path).map_err(|fault| Refusal::early(Denial::PathAmbiguous(fault), None))?;
+    let index = match policy.service(head.host, &path) {
+        None => return Err(Refusal::early(Denial::HostUnknown, None)),
+        Some(None) => return Err(Refusal::early(Denial::RouteUnknown, None)),
+        Some(Some(index)) => index,
+    };
+    let service = &policy.services[index];
+    let (target, parameters) = match service.tree.find(&path, head.method) {
+        Found::Target(target, parameters) => (*target, parameters),
+        Found::OtherMethods(leaf) => return Err(Refusal::early(Denial::MethodUnknown { allow: leaf.allow() }, Some(index))),
+        Found::Nothing => return Err(Refusal::early(Denial::RouteUnknown, Some(index))),
+    };
+    let place = match target {
+        Target::Metadata(service) => return Ok(Verdict::Metadata { service }),
+        Target::Route(route) => Place { service: index, route },
+    };
+    let route = &service.routes[place.route];
+    let Some(rules) = authorize::rules(&route.requirement) else {
+        return Ok(Verdict::Forward(authorize::admit(place)));
+    };
+    let token = bearer::token(head.headers, head.query);
+    let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, now));
+    let (denial, identity) = match identity {
+        Err(denial) => (denial, None),
+        Ok(identity) => match authorize::authorize(policy, place, rules, &parameters, &identity) {
+            Ok(permit) => return Ok(Verdict::Forward(permit)),
+            Err(denial) => (denial, Some(identity)),
+        },
+    };
+    match route.mode {
+        Mode::Report => Ok(Verdict::Forward(authorize::report(policy, place, identity, denial))),
+        Mode::Enforce => Err(Box::new(Refusal { denial, service: Some(place.service), route: Some(place.route), identity })),
+    }
+}

@@ -1,0 +1,67 @@
+//! Tokens that were verified before, so that the signature of the same token is checked once.
+//!
+//! The key is the SHA-256 of the whole token, so no token is kept in memory. An entry counts only while the issuer's
+//! settings and keys are those that it was verified with (its stamp), and its dates are compared anew each time.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::claims::Claims;
+
+/// A verified token's claims and what they were verified with.
+#[derive(Debug)]
+pub struct Verified {
+    pub claims: Claims,
+    pub stamp: u64,
+}
+
+pub type Digest = [u8; 32];
+
+/// Bounded by count, the least used leaving first.
+pub struct Remembered {
+    tokens: Option<Cache<Digest, Arc<Verified>>>,
+}
+
+impl std::fmt::Debug for Remembered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Remembered({})", self.tokens.as_ref().map_or(0, Cache::len))
+    }
+}
+
+impl Remembered {
+    pub fn new(count_max: usize) -> Self {
+        Self { tokens: (count_max > 0).then(|| Cache::new(count_max)) }
+    }
+
+    pub fn digest(token: &str) -> Digest {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        bytes
+    }
+
+    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Verified>> {
+        self.tokens.as_ref()?.get(digest)
+    }
+
+    pub(super) fn put(&self, digest: Digest, verified: Arc<Verified>) {
+        if let Some(tokens) = &self.tokens {
+            tokens.insert(digest, verified);
+        }
+    }
+
+    pub(super) fn forget(&self, digest: &Digest) {
+        if let Some(tokens) = &self.tokens {
+            tokens.remove(digest);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.tokens.as_ref().map_or(0, Cache::len)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,51 @@
+//! What one request is decided with: one policy and the keys of its issuers, taken once.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use super::remembered::Remembered;
+use crate::keys::{Algorithm, Keyring};
+use crate::policy::{Issuer, Policy};
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub policy: Arc<Policy>,
+    pub keyring: Keyring,
+    pub(super) remembered: Arc<Remembered>,
+    pub(super) issuers: Vec<IssuerAtWork>,
+}
+
+/// What deciding needs of an issuer beside its keys.
+#[derive(Debug, Clone)]
+pub(super) struct IssuerAtWork {
+    pub algorithms: Vec<Algorithm>,
+    /// Of its settings and keys: what was verified under another stamp is not remembered.
+    pub stamp: u64,
+}
+
+impl Snapshot {
+    pub fn new(policy: Arc<Policy>, keyring: Keyring, remembered: Arc<Remembered>) -> Self {
+        let issuers = policy.issuers.iter().zip(&keyring.0);
+        let issuers = issuers
+            .map(|(issuer, state)| IssuerAtWork {
+                algorithms: issuer.algorithms.iter().filter_map(|name| Algorithm::parse(name)).collect(),
+                stamp: stamp(issuer, state.keys.as_ref().map(|keys| keys.epoch)),
+            })
+            .collect();
+        Self { policy, keyring, remembered, issuers }
+    }
+
+    pub fn remembered_tokens(&self) -> usize {
+        self.remembered.len()
+    }
+}
+
+fn stamp(issuer: &Issuer, epoch: Option<u64>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    issuer.url.hash(&mut hasher);
+    issuer.algorithms.hash(&mut hasher);
+    issuer.token_types.hash(&mut hasher);
+    issuer.untyped_tokens.hash(&mut hasher);
+    epoch.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,398 @@
+//! What the operator wrote: the YAML document as types, with every fault found at once.
+//!
+//! The types here are text, not meaning: `policy::compile` gives them theirs. Their doc comments are the
+//! descriptions in the JSON Schema that `wicketgate schema` prints.
+
+mod fault;
+mod read;
+mod route;
+mod secret;
+mod shapes;
+mod tree;
+mod units;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use fault::{ConfigErrors, Fault, Place, Trail};
+pub use route::{Access, Mode, Route};
+pub use secret::Secret;
+use shapes::short_or_long;
+pub use shapes::{Entries, OneOrMany};
+pub use tree::{Environment, Node};
+pub use units::{Size, Span};
+
+/// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Wicketgate configuration")]
+pub struct Config {
+    /// Where clients connect: `host:port` or `unix:/path`; a list for several.
+    #[serde(default = "default_listen")]
+    pub listen: OneOrMany<String>,
+    /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`. Keep it off the public network.
+    #[serde(default = "default_admin")]
+    pub admin: String,
+    /// Whose tokens count: the issuer URL, or a map with more about it, or a list of either.
+    #[serde(default)]
+    pub issuer: Option<OneOrMany<Issuer>>,
+    /// The services behind the gate.
+    pub services: Vec<Service>,
+    /// Serve TLS on every TCP listener with this certificate.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Addresses (CIDR) whose `X-Forwarded-*` and `Forwarded` headers are believed. Nobody's by default.
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    /// How much of each thing the gate takes.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How long each step may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How issuers' key sets are fetched and kept.
+    #[serde(default)]
+    pub keys: Keys,
+    /// How access tokens are checked and remembered.
+    #[serde(default)]
+    pub tokens: Tokens,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+    /// How the gate goes down.
+    #[serde(default)]
+    pub shutdown: Shutdown,
+    /// How changes of this file are noticed.
+    #[serde(default)]
+    pub reload: Reload,
+    /// Credentials for Logto's Management API. Read and checked; nothing asks Logto with them yet.
+    #[serde(default)]
+    pub logto: Option<Logto>,
+}
+
+/// An issuer with everything that can be said of it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerKeys {
+    /// The issuer identifier, exactly as it stands in the `iss` claim.
+    pub url: String,
+    /// The metadata document, when it is not at a well-known place under `url`.
+    #[serde(default)]
+    pub discovery_url: Option<String>,
+    /// The JWK Set, when no metadata document should be asked for.
+    #[serde(default)]
+    pub jwks_uri: Option<String>,
+    /// A file with the JWK Set, when nothing should be asked over the network.
+    #[serde(default)]
+    pub jwks_file: Option<String>,
+    /// Signature algorithms that are accepted. All asymmetric ones by default.
+    #[serde(default)]
+    pub algorithms: Option<OneOrMany<String>>,
+    /// Values of the `typ` header that are accepted; `none` also admits tokens without one.
+    #[serde(default)]
+    pub token_types: Option<OneOrMany<String>>,
+    /// Allow `http` to hosts other than this one. Only for issuers inside a private network.
+    #[serde(default)]
+    pub allow_http: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer(pub IssuerKeys);
+
+short_or_long!(
+    Issuer,
+    IssuerKeys,
+    "an issuer URL, or a map with url, discovery_url, jwks_uri, jwks_file, algorithms, token_types, allow_http",
+    |text: &str| Ok::<_, String>(Issuer(IssuerKeys {
+        url: text.to_owned(),
+        discovery_url: None,
+        jwks_uri: None,
+        jwks_file: None,
+        algorithms: None,
+        token_types: None,
+        allow_http: false,
+    })),
+    |keys| Ok::<_, String>(Issuer(keys))
+);
+
+/// A service behind the gate.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The name of the service in logs and metrics.
+    pub name: String,
+    /// Host names that this service answers to; all of them by default.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The path below which this service lives; the longest prefix of whole segments wins.
+    #[serde(default = "default_path")]
+    pub path: String,
+    /// The API resource indicator: what a token's `aud` must contain, exactly. A list for several; the first is published.
+    pub resource: OneOrMany<String>,
+    /// Where clients reach this service, when that is not the resource's own address.
+    #[serde(default)]
+    pub public_url: Option<String>,
+    /// Where the service is: `http://host:port` or `https://host:port`.
+    pub upstream: String,
+    /// Issuers whose tokens this service accepts; all top-level ones by default.
+    #[serde(default)]
+    pub issuer: Option<OneOrMany<Issuer>>,
+    /// Route keys (`[METHODS ]PATH`) and who may use them. What is not named here is refused.
+    pub routes: Entries<Route>,
+    /// Header names and the claims that fill them, instead of the default identity headers.
+    #[serde(default)]
+    pub headers: Option<Entries<String>>,
+    /// Pass the caller's `Authorization` header on. Only for an upstream that is the same resource.
+    #[serde(default)]
+    pub forward_authorization: bool,
+}
+
+/// A certificate and its key; both are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain, PEM.
+    pub certificate_file: String,
+    /// Its private key, PEM.
+    pub key_file: String,
+}
+
+/// How much of each thing the gate takes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The longest access token.
+    pub token_bytes: Size,
+    /// A request's head: request line and headers together.
+    pub header_bytes: Size,
+    /// Header lines of a request.
+    pub header_count: u32,
+    /// The request target: path and query.
+    pub uri_bytes: Size,
+    /// The value of one identity header; a token whose claim is longer is refused.
+    pub identity_header_bytes: Size,
+    /// A request's body.
+    pub body_bytes: Size,
+    /// Connections of clients open at a time; more are not accepted until one closes.
+    pub connections: u32,
+    /// Requests open at a time on one HTTP/2 connection.
+    pub streams: u32,
+    /// Keys taken from one issuer's key set.
+    pub key_count: u32,
+    /// An issuer's metadata document or key set.
+    pub key_set_bytes: Size,
+}
+
+/// How long each step may take.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// From the first byte of a request's head to its last; also for the TLS handshake.
+    pub header: Span,
+    /// A connection on which nothing is asked. Keep it above the idle time of a load balancer in front.
+    pub idle: Span,
+    /// Between two pieces of a request's body, and while a client takes nothing of a response.
+    pub body: Span,
+    /// To connect to the upstream.
+    pub connect: Span,
+    /// From sending a request to the upstream to the first byte of its answer.
+    pub response: Span,
+    /// A tunnel (WebSocket) on which nothing moves.
+    pub tunnel_idle: Span,
+}
+
+/// How issuers' key sets are fetched and kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// How often a key set is fetched anew, give or take a tenth.
+    pub refresh: Span,
+    /// The least time between two fetches that unknown key ids cause.
+    pub cooldown: Span,
+    /// How long the last good key set counts while the issuer cannot be reached.
+    pub max_stale: Span,
+    /// How long one fetch may take.
+    pub timeout: Span,
+}
+
+/// How access tokens are checked and remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tokens {
+    /// How far clocks may differ when `exp`, `nbf` and `iat` are compared.
+    pub leeway: Span,
+    /// How many verified tokens are remembered, so that a signature is checked once. 0 remembers none.
+    pub remembered: u32,
+}
+
+/// What is logged, to standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The least level that is written.
+    pub level: Level,
+    /// One JSON object a line, or text for a terminal.
+    pub format: LogFormat,
+    /// One line a request.
+    pub access: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// How the gate goes down after SIGTERM or SIGINT.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long `/readyz` says 503 while requests are still served, so that load balancers look away first.
+    pub delay: Span,
+    /// How long requests in flight may take after that.
+    pub deadline: Span,
+}
+
+/// How changes of this file, and of the files that it names, are noticed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// How often their content is compared. SIGHUP reloads at once.
+    pub interval: Span,
+}
+
+/// Credentials of a machine-to-machine app with access to Logto's Management API.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Logto {
+    /// The tenant's endpoint, without `/oidc`.
+    pub endpoint: String,
+    /// The app's id.
+    pub app_id: String,
+    /// The app's secret; better by `app_secret_file` or `${NAME}`.
+    #[serde(default)]
+    pub app_secret: Option<Secret>,
+    /// A file that holds the app's secret.
+    #[serde(default)]
+    pub app_secret_file: Option<String>,
+}
+
+fn default_listen() -> OneOrMany<String> {
+    OneOrMany(vec!["0.0.0.0:8080".to_owned()])
+}
+
+fn default_admin() -> String {
+    "127.0.0.1:9090".to_owned()
+}
+
+fn default_path() -> String {
+    "/".to_owned()
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            token_bytes: Size::kib(16),
+            header_bytes: Size::kib(64),
+            header_count: 100,
+            uri_bytes: Size::kib(8),
+            identity_header_bytes: Size::kib(4),
+            body_bytes: Size::kib(10 << 20),
+            connections: 16_384,
+            streams: 100,
+            key_count: 64,
+            key_set_bytes: Size::kib(512),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header: Span::seconds(10),
+            idle: Span::seconds(75),
+            body: Span::seconds(30),
+            connect: Span::seconds(5),
+            response: Span::seconds(60),
+            tunnel_idle: Span::seconds(3600),
+        }
+    }
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { refresh: Span::seconds(300), cooldown: Span::seconds(10), max_stale: Span::seconds(86_400), timeout: Span::seconds(5) }
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { leeway: Span::seconds(30), remembered: 10_000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, format: LogFormat::Json, access: true }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { delay: Span::seconds(5), deadline: Span::seconds(25) }
+    }
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { interval: Span::seconds(2) }
+    }
+}
+
+/// A document that was read: its types, as far as they could be read, and where everything stands.
+pub struct Document {
+    pub config: Option<Config>,
+    tree: Option<Node>,
+    faults: Vec<Fault>,
+}
+
+impl Document {
+    /// Reads a document. It never fails: its faults are kept for `into_errors`, beside those that compiling finds.
+    pub fn read(text: &str, environment: Environment<'_>) -> Self {
+        let mut faults = Vec::new();
+        let mut tree = tree::parse(text, environment, &mut faults);
+        let config = tree.as_mut().and_then(|tree| read::read(tree, &mut faults));
+        Self { config, tree, faults }
+    }
+
+    pub fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    /// All faults, those found later placed at their line and column.
+    pub fn into_errors(mut self, source_name: &str, later: Vec<Fault>) -> ConfigErrors {
+        for mut fault in later {
+            if let Some(tree) = &self.tree {
+                let node = tree.nearest(&fault.trail);
+                fault.place.get_or_insert(node.place);
+            }
+            self.faults.push(fault);
+        }
+        ConfigErrors::new(source_name, self.faults)
+    }
+}
+
+/// The JSON Schema of the document (2020-12), made from the types above.
+pub fn json_schema() -> schemars::Schema {
+    schemars::schema_for!(Config)
+}

@@ -1,0 +1,181 @@
+//! What the operator writes about one route: who may use it, and how.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::shapes::{Entries, OneOrMany, short_or_long};
+use super::units::Span;
+
+/// Who may use a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Everyone, without a token: the only word that opens a route.
+    Public,
+    /// Any valid token for this service's resource, whatever its scopes.
+    Authenticated,
+    /// A token with all of these scopes.
+    All(Vec<String>),
+    /// A token with one of these scopes at least.
+    Any(Vec<String>),
+}
+
+/// A route with everything that can be said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub access: Access,
+    pub claims: Vec<(String, OneOrMany<String>)>,
+    pub clients: Vec<String>,
+    pub timeout: Option<Span>,
+    pub mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A request that the rules refuse is refused.
+    #[default]
+    Enforce,
+    /// A request that the rules refuse is recorded as such and let through without an identity that was not verified.
+    Report,
+}
+
+/// The long form of a route.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteKeys {
+    /// `public` or `authenticated`, when no scope is asked for.
+    #[serde(default)]
+    access: Option<Word>,
+    /// A scope, or a list of which all are needed, or `{ any: [...] }`.
+    #[serde(default)]
+    scopes: Option<Scopes>,
+    /// All of these scopes are needed.
+    #[serde(default)]
+    all: Option<OneOrMany<String>>,
+    /// One of these scopes is enough.
+    #[serde(default)]
+    any: Option<OneOrMany<String>>,
+    /// Claims that must equal a literal, one of a list, or a path parameter written `{name}`.
+    #[serde(default)]
+    claims: Option<Entries<OneOrMany<String>>>,
+    /// The only client_ids that may use the route.
+    #[serde(default)]
+    clients: Option<OneOrMany<String>>,
+    /// How long the upstream may take to begin its answer; the default is `timeouts.response`.
+    #[serde(default)]
+    timeout: Option<Span>,
+    /// `report` decides and records, but lets the request through.
+    #[serde(default)]
+    mode: Option<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Public,
+    Authenticated,
+}
+
+/// `read:weather`, `[read:weather, admin:weather]` (all) or `{ any: [...] }`.
+#[derive(Debug, Clone)]
+struct Scopes(Access);
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ScopesKeys {
+    /// All of these scopes are needed.
+    #[serde(default)]
+    all: Option<OneOrMany<String>>,
+    /// One of these scopes is enough.
+    #[serde(default)]
+    any: Option<OneOrMany<String>>,
+}
+
+impl<'de> Deserialize<'de> for Scopes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> serde::de::Visitor<'de> for Form {
+            type Value = Scopes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a scope, a list of scopes, or { any: [...] }")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Scopes, E> {
+                Ok(Scopes(Access::All(vec![text.to_owned()])))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Scopes, A::Error> {
+                let list = OneOrMany::deserialize(serde::de::value::SeqAccessDeserializer::new(list))?;
+                Ok(Scopes(Access::All(list.0)))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Scopes, A::Error> {
+                let keys = ScopesKeys::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let access = only_one(None, None, keys.all, keys.any).map_err(serde::de::Error::custom)?;
+                access.map(Scopes).ok_or_else(|| serde::de::Error::custom("no scope; write all: or any: with a list of scopes"))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl JsonSchema for Scopes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Scopes".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let list = generator.subschema_for::<OneOrMany<String>>();
+        let keys = generator.subschema_for::<ScopesKeys>();
+        schemars::json_schema!({ "anyOf": [list, keys] })
+    }
+}
+
+fn only_one(
+    word: Option<Word>,
+    scopes: Option<Scopes>,
+    all: Option<OneOrMany<String>>,
+    any: Option<OneOrMany<String>>,
+) -> Result<Option<Access>, String> {
+    let said = [
+        word.map(|word| match word {
+            Word::Public => Access::Public,
+            Word::Authenticated => Access::Authenticated,
+        }),
+        scopes.map(|scopes| scopes.0),
+        all.map(|scopes| Access::All(scopes.0)),
+        any.map(|scopes| Access::Any(scopes.0)),
+    ];
+    let mut said = said.into_iter().flatten();
+    match (said.next(), said.next()) {
+        (_, Some(_)) => Err("who may use the route is said twice; keep one of access, scopes, all and any".to_owned()),
+        (access, None) => Ok(access),
+    }
+}
+
+impl Route {
+    fn short(text: &str) -> Result<Self, String> {
+        let access = match text {
+            "public" => Access::Public,
+            "authenticated" => Access::Authenticated,
+            scope => Access::All(vec![scope.to_owned()]),
+        };
+        Ok(Self { access, claims: Vec::new(), clients: Vec::new(), timeout: None, mode: Mode::Enforce })
+    }
+
+    fn long(keys: RouteKeys) -> Result<Self, String> {
+        let Some(access) = only_one(keys.access, keys.scopes, keys.all, keys.any)? else {
+            return Err("a route without a requirement; write access: public, access: authenticated, or scopes".to_owned());
+        };
+        let claims = keys.claims.map(|claims| claims.0).unwrap_or_default();
+        let clients = keys.clients.map(|clients| clients.0).unwrap_or_default();
+        if access == Access::Public && !(claims.is_empty() && clients.is_empty()) {
+            return Err("a public route with claims or clients, which need a token; write access: authenticated".to_owned());
+        }
+        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default() })
+    }
+}
+
+short_or_long!(
+    Route,
+    RouteKeys,
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode",
+    Route::short,
+    Route::long
+);

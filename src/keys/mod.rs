@@ -1,0 +1,12 @@
+//! Whose signature counts: an issuer's JWK Set, from its fetching to one verified signature.
+
+mod algorithm;
+mod cache;
+mod fetch;
+mod jwk;
+mod store;
+
+pub use algorithm::Algorithm;
+pub use cache::{Attempt, CacheRules};
+pub use jwk::{Key, KeySet};
+pub use store::{KeyState, KeyStore, Keyring};

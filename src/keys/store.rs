@@ -1,0 +1,257 @@
+//! Key sets at run time: one task an issuer fetches in the background, and an unknown key id asks it to hurry.
+//!
+//! All requests that wait for one issuer share one fetch. A store outlives a reload, so that an issuer whose settings
+//! stay keeps its keys.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::cache::{Attempt, CacheRules};
+use super::fetch::{FetchLimits, Fetched, Fetcher};
+use super::jwk::KeySet;
+use crate::clock;
+use crate::policy::{Issuer, KeySource, Policy};
+
+/// Requests that may wait for one issuer's fetch; more are answered with what is known.
+const WAITERS_MAX: usize = 1024;
+
+/// What is known of one issuer's keys.
+#[derive(Debug, Clone, Default)]
+pub struct KeyState {
+    /// The keys that count now; `None` when there are none, or the last good ones are too old.
+    pub keys: Option<Arc<KeySet>>,
+    /// Whether the last attempt to fetch failed.
+    pub unreachable: bool,
+    pub last_success: Option<Instant>,
+    pub failures_total: u64,
+}
+
+/// The keys of every issuer of a policy, in its order.
+#[derive(Debug, Clone, Default)]
+pub struct Keyring(pub Vec<KeyState>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Settings {
+    issuer: String,
+    source: KeySource,
+    allow_http: bool,
+    rules: CacheRules,
+    limits: FetchLimits,
+}
+
+struct Entry {
+    settings: Settings,
+    state: watch::Receiver<KeyState>,
+    waiters: mpsc::Sender<oneshot::Sender<()>>,
+    task: AbortHandle,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All issuers' key sets.
+#[derive(Clone)]
+pub struct KeyStore {
+    entries: Arc<Mutex<HashMap<String, Arc<Entry>>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for KeyStore {
+    fn default() -> Self {
+        Self { entries: Arc::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl KeyStore {
+    /// Starts fetching for the issuers of a policy. Issuers that it no longer has are forgotten; one whose settings
+    /// changed starts anew and keeps its keys only if they come from the same place.
+    pub fn adopt(&self, policy: &Policy) -> Result<(), String> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::new();
+        for issuer in &policy.issuers {
+            let settings = Settings::new(policy, issuer);
+            let entry = match entries.get(&issuer.url) {
+                Some(known) if known.settings == settings => known.clone(),
+                Some(known) if known.settings.same_keys(&settings) => Arc::new(self.start(settings, known.state.borrow().clone())?),
+                _ => Arc::new(self.start(settings, KeyState::default())?),
+            };
+            next.insert(issuer.url.clone(), entry);
+        }
+        *entries = next;
+        Ok(())
+    }
+
+    fn start(&self, settings: Settings, state: KeyState) -> Result<Entry, String> {
+        let mut fetcher = Fetcher::new(&settings.issuer, settings.source.clone(), settings.allow_http, settings.limits)?;
+        let mut state = state;
+        if let KeySource::File(bytes) = &settings.source {
+            let keys = KeySet::parse(bytes, settings.limits.key_count_max).map_err(|reason| format!("{}: {reason}", settings.issuer))?;
+            state = KeyState { keys: Some(Arc::new(keys)), last_success: Some(clock::instant_now()), ..KeyState::default() };
+        }
+        let (publish, receiver) = watch::channel(state);
+        let (waiters, mut asked) = mpsc::channel(WAITERS_MAX);
+        let (rules, issuer, changed) = (settings.rules, settings.issuer.clone(), self.changed.clone());
+        let from_file = matches!(settings.source, KeySource::File(_));
+        let task = tokio::spawn(async move {
+            match from_file {
+                true => answer_all(&mut asked).await,
+                false => keep_fresh(&mut fetcher, rules, &issuer, &publish, &changed, &mut asked).await,
+            }
+        });
+        Ok(Entry { settings, state: receiver, waiters, task: task.abort_handle() })
+    }
+
+    /// What is known now, in the order of the policy's issuers.
+    pub fn keyring(&self, policy: &Policy) -> Keyring {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = |issuer: &Issuer| entries.get(&issuer.url).map(|entry| entry.state.borrow().clone()).unwrap_or_default();
+        Keyring(policy.issuers.iter().map(state).collect())
+    }
+
+    /// Changes whenever some issuer's state changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Asks for an issuer's keys once more and waits for the answer, which may be that it is too early to ask.
+    pub async fn refresh(&self, issuer: &str) {
+        let waiters = {
+            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.get(issuer).map(|entry| entry.waiters.clone())
+        };
+        let Some(waiters) = waiters else { return };
+        let (done, answer) = oneshot::channel();
+        if waiters.try_send(done).is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+impl Settings {
+    fn new(policy: &Policy, issuer: &Issuer) -> Self {
+        let keys = &policy.keys;
+        Self {
+            issuer: issuer.url.clone(),
+            source: issuer.source.clone(),
+            allow_http: issuer.allow_http,
+            rules: CacheRules { refresh: keys.refresh.0, cooldown: keys.cooldown.0, max_stale: keys.max_stale.0 },
+            limits: FetchLimits {
+                timeout: keys.timeout.0,
+                body_bytes_max: policy.limits.key_set_bytes,
+                key_count_max: policy.limits.key_count,
+            },
+        }
+    }
+
+    fn same_keys(&self, other: &Self) -> bool {
+        self.source == other.source && self.allow_http == other.allow_http && self.limits == other.limits
+    }
+}
+
+async fn answer_all(asked: &mut mpsc::Receiver<oneshot::Sender<()>>) {
+    while let Some(done) = asked.recv().await {
+        let _ = done.send(());
+    }
+}
+
+/// The life of one issuer's keys.
+async fn keep_fresh(
+    fetcher: &mut Fetcher,
+    rules: CacheRules,
+    issuer: &str,
+    publish: &watch::Sender<KeyState>,
+    changed: &watch::Sender<u64>,
+    asked: &mut mpsc::Receiver<oneshot::Sender<()>>,
+) {
+    let mut attempt = Attempt::default();
+    if let Some(last) = publish.borrow().last_success {
+        attempt.succeeded(last);
+    }
+    let mut wake = Wake::Scheduled;
+    loop {
+        let outcome = fetcher.fetch(matches!(wake, Wake::Scheduled)).await;
+        note(outcome, &mut attempt, &rules, issuer, publish);
+        changed.send_modify(|count| *count += 1);
+        if let Wake::Asked(done) = wake {
+            let _ = done.send(());
+        }
+        while let Ok(done) = asked.try_recv() {
+            let _ = done.send(());
+        }
+        wake = next_wake(&mut attempt, &rules, asked).await;
+    }
+}
+
+/// Why a fetch begins.
+enum Wake {
+    Scheduled,
+    /// An unknown key id forces it; whoever met it waits for the end.
+    Asked(oneshot::Sender<()>),
+}
+
+/// Waits until it is time to fetch. Who asks too early is answered at once.
+async fn next_wake(attempt: &mut Attempt, rules: &CacheRules, asked: &mut mpsc::Receiver<oneshot::Sender<()>>) -> Wake {
+    let scheduled = sleep(attempt.wait(rules, jitter()));
+    tokio::pin!(scheduled);
+    loop {
+        tokio::select! {
+            () = &mut scheduled => return Wake::Scheduled,
+            Some(done) = asked.recv() => {
+                if attempt.may_force(clock::instant_now(), rules) {
+                    return Wake::Asked(done);
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+fn note(outcome: Result<Fetched, String>, attempt: &mut Attempt, rules: &CacheRules, issuer: &str, publish: &watch::Sender<KeyState>) {
+    let now = clock::instant_now();
+    match outcome {
+        Ok(fetched) => {
+            attempt.succeeded(now);
+            publish.send_modify(|state| {
+                state.unreachable = false;
+                state.last_success = Some(now);
+                if let Fetched::Keys(keys) = fetched {
+                    let new = state.keys.as_ref().is_none_or(|old| old.epoch != keys.epoch);
+                    if new {
+                        tracing::info!(target: "wicketgate::keys", issuer, keys = keys.len(), "key set fetched");
+                        if !keys.left_out.is_empty() {
+                            tracing::warn!(target: "wicketgate::keys", issuer, left_out = keys.left_out.join("; "), "keys left out");
+                        }
+                        state.keys = Some(Arc::new(keys));
+                    }
+                }
+            });
+        }
+        Err(reason) => {
+            attempt.failed();
+            let usable = attempt.is_usable(now, rules);
+            tracing::warn!(target: "wicketgate::keys", issuer, reason, failures = attempt.failures, usable, "key set not fetched");
+            publish.send_modify(|state| {
+                state.unreachable = true;
+                state.failures_total += 1;
+                if !usable {
+                    state.keys = None;
+                }
+            });
+        }
+    }
+}
+
+/// A number in `-1.0..=1.0` from the hasher's random seed.
+fn jitter() -> f64 {
+    let random = RandomState::new().hash_one(0u8);
+    (random % 2001) as f64 / 1000.0 - 1.0
+}

@@ -1,0 +1,11 @@
+//! Wicketgate.
+
+pub mod clock;
+
+pub mod config;
+
+pub mod policy;
+
+pub mod keys;
+
+pub mod access;

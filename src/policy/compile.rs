@@ -1,0 +1,343 @@
+//! From what the operator wrote to what it means. All faults are found, not the first one alone.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::compile_issuer::{self, Issuers};
+use super::compile_service;
+use super::route_key::{Methods, RouteKey, Segment};
+use super::{Limits, Listen, Logto, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
+use crate::config::{self, Config, Fault, Span, Trail};
+
+/// Reads a file that the document names; an argument, so that compiling stays free of the machine.
+pub type Files<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
+
+/// The path below which protected-resource metadata stands (RFC 9728 §3.1).
+pub const METADATA_PREFIX: &str = "/.well-known/oauth-protected-resource";
+
+const LEEWAY_SECONDS_MAX: i64 = 300;
+
+/// Where faults are collected, with the files that may be read.
+pub(super) struct Compiler<'a> {
+    pub faults: Vec<Fault>,
+    pub warnings: Vec<String>,
+    pub files: Files<'a>,
+}
+
+impl Compiler<'_> {
+    pub fn fault(&mut self, trail: Trail, text: &str, reason: impl Into<String>, cure: impl Into<String>) {
+        self.faults.push(Fault::new(trail, reason, cure).with_text(text));
+    }
+
+    /// Notes a `reason; cure` message.
+    pub fn fault_message(&mut self, trail: Trail, text: &str, message: &str) {
+        let (reason, cure) = message.split_once("; ").unwrap_or((message, "see config.example.yaml"));
+        self.fault(trail, text, reason, cure);
+    }
+
+    pub fn file(&mut self, trail: Trail, path: &str) -> Option<Vec<u8>> {
+        match (self.files)(path) {
+            Ok(bytes) => Some(bytes),
+            Err(reason) => {
+                self.fault(trail, path, reason, "name a file that this process may read");
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn trail(steps: &[&dyn std::fmt::Display]) -> Trail {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+/// Compiles a document. `hash` names its content and that of its files.
+pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy, Vec<Fault>> {
+    let mut compiler = Compiler { faults: Vec::new(), warnings: Vec::new(), files };
+    let c = &mut compiler;
+    let mut issuers = Issuers::default();
+    let everyones: Vec<usize> = config
+        .issuer
+        .iter()
+        .flat_map(|issuers| issuers.0.iter().enumerate())
+        .filter_map(|(i, issuer)| compile_issuer::add(c, &mut issuers, issuer, trail(&[&"issuer", &i])))
+        .collect();
+    if config.services.is_empty() {
+        c.fault(trail(&[&"services"]), "", "no service", "name at least one: name, resource, upstream, routes");
+    }
+    let mut services = compile_service::all(c, config, &mut issuers, &everyones);
+    let (hosts, other_hosts) = sites(c, config, &mut services);
+    let managed = Managed::new(services.iter().flat_map(|service| &service.identity).map(|header| &header.name));
+    let (listeners, admin) = addresses(c, config);
+    let policy = Policy {
+        hash,
+        listeners,
+        admin,
+        issuers: issuers.list,
+        hosts,
+        other_hosts,
+        tls: config.tls.as_ref().and_then(|tls| tls_files(c, tls)),
+        trusted_proxies: trusted_proxies(c, &config.trusted_proxies),
+        managed,
+        limits: limits(c, &config.limits),
+        timeouts: timeouts(c, &config.timeouts),
+        keys: keys(c, &config.keys),
+        leeway: leeway(c, config.tokens.leeway),
+        remembered_tokens: config.tokens.remembered as usize,
+        log: config.log.clone(),
+        shutdown_delay: config.shutdown.delay.0,
+        shutdown_deadline: config.shutdown.deadline.0,
+        reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
+        logto: config.logto.as_ref().and_then(|logto| logto_credentials(c, logto)),
+        warnings: Vec::new(),
+        services,
+    };
+    warn(c, config, &policy);
+    match compiler.faults.is_empty() {
+        true => Ok(Policy { warnings: compiler.warnings, ..policy }),
+        false => Err(compiler.faults),
+    }
+}
+
+/// Which services answer for which host, and the gate's own endpoints beside them.
+fn sites(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>) -> (HashMap<String, Site>, Site) {
+    let operators = services.len();
+    let named: BTreeSet<String> = config.services.iter().flat_map(|service| &service.hosts).map(|host| host.to_ascii_lowercase()).collect();
+    let mut hosts = HashMap::new();
+    for host in &named {
+        let mut members = Vec::new();
+        for (i, service) in config.services.iter().enumerate().take(operators) {
+            if service.hosts.is_empty() || service.hosts.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+                members.push(i);
+            }
+        }
+        hosts.insert(host.clone(), site(c, config, services, &members));
+    }
+    let everywhere: Vec<usize> = (0..operators).filter(|i| config.services[*i].hosts.is_empty()).collect();
+    let other_hosts = match everywhere.is_empty() {
+        true => Site::default(),
+        false => site(c, config, services, &everywhere),
+    };
+    (hosts, other_hosts)
+}
+
+fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, members: &[usize]) -> Site {
+    let mut prefixes: Vec<(String, usize)> = Vec::new();
+    for &i in members {
+        let prefix = &services[i].prefix;
+        match prefixes.iter().find(|(taken, _)| taken == prefix) {
+            Some((_, other)) => {
+                let reason = format!("service '{}' answers for the same host and path", services[*other].name);
+                c.fault(trail(&[&"services", &i, &"path"]), &config.services[i].path, reason, "give each its own hosts: or path:");
+            }
+            None => prefixes.push((prefix.clone(), i)),
+        }
+    }
+    let mut tree = Tree::default();
+    let mut taken: Vec<(RouteKey, usize)> = Vec::new();
+    let alone = members.len() == 1;
+    for &i in members {
+        let mut places: Vec<(String, bool)> = vec![(metadata_path(&services[i]), true), (services[i].prefix.clone(), false)];
+        if alone {
+            places.push((String::new(), false));
+        }
+        for (below, must) in places {
+            let key = own_key(&below);
+            match taken.iter().find(|(other, _)| *other == key) {
+                Some((_, other)) if must && *other != i => {
+                    let reason = format!("its metadata document would stand where that of service '{}' stands", services[*other].name);
+                    let cure = "give it a path in resource: or public_url:, or its own hosts:";
+                    c.fault(trail(&[&"services", &i, &"resource"]), &services[i].audiences[0], reason, cure);
+                }
+                Some(_) => {}
+                None => {
+                    let _ = tree.insert(&key, Target::Metadata(i));
+                    taken.push((key, i));
+                }
+            }
+        }
+    }
+    let own = services.len();
+    services.push(Service::own(METADATA_PREFIX, tree));
+    prefixes.push((METADATA_PREFIX.to_owned(), own));
+    Site::new(prefixes)
+}
+
+/// The path part of the metadata document's address that follows the well-known prefix.
+fn metadata_path(service: &Service) -> String {
+    service.metadata_url.split_once(METADATA_PREFIX).map(|(_, below)| below.to_owned()).unwrap_or_default()
+}
+
+fn own_key(below: &str) -> RouteKey {
+    let segments = format!("{METADATA_PREFIX}{below}");
+    let segments = segments.split('/').filter(|segment| !segment.is_empty()).map(|segment| Segment::Literal(segment.to_owned()));
+    RouteKey {
+        methods: Methods::Named(vec![http::Method::GET, http::Method::OPTIONS]),
+        segments: segments.collect(),
+        rest: false,
+        slash: false,
+    }
+}
+
+fn addresses(c: &mut Compiler<'_>, config: &Config) -> (Vec<Listen>, SocketAddr) {
+    let mut listeners = Vec::new();
+    for (i, text) in config.listen.0.iter().enumerate() {
+        let at = || trail(&[&"listen", &i]);
+        let listen = match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Some(Listen::Unix(PathBuf::from(path))),
+            Some(_) => None,
+            None => text.parse().ok().map(Listen::Tcp),
+        };
+        match listen {
+            None => c.fault(at(), text, "no address to listen on", "write an IP address and a port, as in 0.0.0.0:8080, or unix:/path"),
+            Some(listen) if listeners.contains(&listen) => c.fault(at(), text, "this address stands here twice", "keep one"),
+            Some(listen) => listeners.push(listen),
+        }
+    }
+    let admin = config.admin.parse::<SocketAddr>().unwrap_or_else(|_| {
+        let cure = "write an IP address and a port, as in 127.0.0.1:9090";
+        c.fault(trail(&[&"admin"]), &config.admin, "no address to listen on", cure);
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    });
+    if admin.port() != 0 && listeners.contains(&Listen::Tcp(admin)) {
+        c.fault(trail(&[&"admin"]), &config.admin, "the same address as listen", "give the admin listener its own port");
+    }
+    if admin.ip().is_unspecified() {
+        c.warnings.push(format!("admin: {admin} is reachable from the network; metrics and status name routes and issuers"));
+    }
+    (listeners, admin)
+}
+
+fn tls_files(c: &mut Compiler<'_>, tls: &config::Tls) -> Option<TlsFiles> {
+    let certificate = c.file(trail(&[&"tls", &"certificate_file"]), &tls.certificate_file);
+    let key = c.file(trail(&[&"tls", &"key_file"]), &tls.key_file);
+    Some(TlsFiles { certificate_pem: certificate?, key_pem: key? })
+}
+
+fn trusted_proxies(c: &mut Compiler<'_>, texts: &[String]) -> Vec<IpNet> {
+    let mut nets = Vec::new();
+    for (i, text) in texts.iter().enumerate() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(net) => nets.push(net),
+            Err(_) => c.fault(trail(&[&"trusted_proxies", &i]), text, "no address or network", "write it as in 10.0.0.0/8 or 10.1.2.3"),
+        }
+    }
+    nets
+}
+
+fn limits(c: &mut Compiler<'_>, limits: &config::Limits) -> Limits {
+    let mut least = |key: &str, found: u64, least: u64, shown: &dyn std::fmt::Display| {
+        if found < least {
+            c.fault(trail(&[&"limits", &key]), &shown.to_string(), "too small to serve anything", format!("write {least} or more"));
+        }
+    };
+    least("token_bytes", limits.token_bytes.0, 512, &limits.token_bytes);
+    least("header_bytes", limits.header_bytes.0, 8192, &limits.header_bytes);
+    least("header_count", limits.header_count.into(), 16, &limits.header_count);
+    least("uri_bytes", limits.uri_bytes.0, 256, &limits.uri_bytes);
+    least("identity_header_bytes", limits.identity_header_bytes.0, 64, &limits.identity_header_bytes);
+    least("connections", limits.connections.into(), 1, &limits.connections);
+    least("streams", limits.streams.into(), 1, &limits.streams);
+    least("key_count", limits.key_count.into(), 1, &limits.key_count);
+    least("key_set_bytes", limits.key_set_bytes.0, 1024, &limits.key_set_bytes);
+    Limits {
+        token_bytes: limits.token_bytes.bytes_usize(),
+        header_bytes: limits.header_bytes.bytes_usize(),
+        header_count: limits.header_count as usize,
+        uri_bytes: limits.uri_bytes.bytes_usize(),
+        identity_header_bytes: limits.identity_header_bytes.bytes_usize(),
+        body_bytes: limits.body_bytes.0,
+        connections: limits.connections as usize,
+        streams: limits.streams,
+        key_count: limits.key_count as usize,
+        key_set_bytes: limits.key_set_bytes.bytes_usize(),
+    }
+}
+
+fn timeouts(c: &mut Compiler<'_>, timeouts: &config::Timeouts) -> Timeouts {
+    let mut least = |key: &str, span: Span| at_least(c, &["timeouts", key], span, 1);
+    Timeouts {
+        header: least("header", timeouts.header),
+        idle: least("idle", timeouts.idle),
+        body: least("body", timeouts.body),
+        connect: least("connect", timeouts.connect),
+        response: least("response", timeouts.response),
+        tunnel_idle: least("tunnel_idle", timeouts.tunnel_idle),
+    }
+}
+
+fn keys(c: &mut Compiler<'_>, keys: &config::Keys) -> config::Keys {
+    at_least(c, &["keys", "refresh"], keys.refresh, 1_000);
+    at_least(c, &["keys", "cooldown"], keys.cooldown, 100);
+    at_least(c, &["keys", "timeout"], keys.timeout, 100);
+    keys.clone()
+}
+
+pub(super) fn at_least(c: &mut Compiler<'_>, steps: &[&str], span: Span, milliseconds: u64) -> std::time::Duration {
+    let least = Span::milliseconds(milliseconds);
+    if span < least {
+        let at = steps.iter().map(|step| (*step).to_owned()).collect();
+        c.fault(at, &span.to_string(), "too short to work", format!("write {least} or more"));
+    }
+    span.0
+}
+
+fn leeway(c: &mut Compiler<'_>, span: Span) -> i64 {
+    let seconds = i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
+    if seconds > LEEWAY_SECONDS_MAX || span.0.subsec_millis() != 0 {
+        let cure = "write whole seconds up to 5m (RFC 9068 §4: no more than a few minutes)";
+        c.fault(trail(&[&"tokens", &"leeway"]), &span.to_string(), "not a leeway for clocks", cure);
+    }
+    seconds.min(LEEWAY_SECONDS_MAX)
+}
+
+fn logto_credentials(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<Logto> {
+    let secret = match (&logto.app_secret, &logto.app_secret_file) {
+        (Some(secret), None) => Some(secret.clone()),
+        (None, Some(path)) => c.file(trail(&[&"logto", &"app_secret_file"]), path).and_then(|bytes| match String::from_utf8(bytes) {
+            Ok(text) => Some(config::Secret::new(text.trim_end_matches(['\r', '\n']))),
+            Err(_) => {
+                c.fault(trail(&[&"logto", &"app_secret_file"]), path, "the file is not text", "put the secret alone into it");
+                None
+            }
+        }),
+        _ => {
+            let cure = "give exactly one of app_secret and app_secret_file";
+            c.fault(trail(&[&"logto"]), "", "no secret, or two", cure);
+            None
+        }
+    };
+    Some(Logto { endpoint: logto.endpoint.clone(), app_id: logto.app_id.clone(), app_secret: secret? })
+}
+
+/// What is allowed but should be known.
+fn warn(c: &mut Compiler<'_>, config: &Config, policy: &Policy) {
+    for service in policy.services.iter().filter(|service| !service.own) {
+        let name = &service.name;
+        for route in &service.routes {
+            let key = &route.key;
+            match &route.requirement {
+                Requirement::Public if key.ends_with("/**") => {
+                    c.warnings.push(format!("{name}: {key} opens everything below it to everyone"));
+                }
+                Requirement::Token(rules) if rules.scopes == ScopeRule::None && rules.claims.is_empty() && rules.clients.is_empty() => {
+                    c.warnings.push(format!(
+                        "{name}: {key} asks for no scope; with Logto any registered app and any user can get a valid token for this resource"
+                    ));
+                }
+                _ => {}
+            }
+            if route.mode == Mode::Report {
+                c.warnings.push(format!("{name}: {key} is in report mode: requests that its rules refuse are let through"));
+            }
+        }
+        if service.forward_authorization {
+            c.warnings.push(format!("{name}: callers' access tokens are passed on to the upstream"));
+        }
+    }
+    if config.logto.is_some() {
+        c.warnings.push("logto: credentials are checked for form, and nothing asks Logto with them yet".to_owned());
+    }
+}

@@ -1,0 +1,229 @@
+//! What the configuration means: compiled once, never changed, swapped whole.
+//!
+//! **Invariant:** `compile` is the only maker of a [`Policy`]. There is no `validate()`: a policy that exists is valid.
+
+mod claims;
+mod compile;
+mod compile_issuer;
+mod compile_service;
+mod managed;
+mod path;
+mod route_key;
+mod scope;
+mod table;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Uri};
+use ipnet::IpNet;
+
+pub use claims::{ClaimPath, ClaimRule, ClaimValue};
+pub use compile::{Files, compile};
+pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use managed::Managed;
+pub use path::{CheckedPath, PathFault};
+pub use route_key::{Methods, RouteKey};
+pub use scope::{ScopeRule, Scopes};
+pub use table::{Found, Leaf, Parameters, Site, Tree};
+
+pub use crate::config::{Keys, Log, LogFormat, Mode, Secret};
+
+/// Everything that the operator's document means.
+#[derive(Debug)]
+pub struct Policy {
+    /// SHA-256 over the document and every file that it names, in hex: two policies with one hash are the same.
+    pub hash: String,
+    pub listeners: Vec<Listen>,
+    pub admin: SocketAddr,
+    pub issuers: Vec<Issuer>,
+    pub services: Vec<Service>,
+    /// Hosts that some service names.
+    pub hosts: HashMap<String, Site>,
+    /// All other hosts.
+    pub other_hosts: Site,
+    pub tls: Option<TlsFiles>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub managed: Managed,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub keys: Keys,
+    /// Seconds by which clocks may differ.
+    pub leeway: i64,
+    pub remembered_tokens: usize,
+    pub log: Log,
+    pub shutdown_delay: Duration,
+    pub shutdown_deadline: Duration,
+    pub reload_interval: Duration,
+    pub logto: Option<Logto>,
+    /// What the operator should know although it is allowed.
+    pub warnings: Vec<String>,
+}
+
+/// Where a listener is bound.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A certificate chain and its key, as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate_pem: Vec<u8>,
+    pub key_pem: Vec<u8>,
+}
+
+impl std::fmt::Debug for TlsFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsFiles")
+    }
+}
+
+/// An issuer whose tokens count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// The issuer identifier, compared with `iss` code point by code point.
+    pub url: String,
+    pub source: KeySource,
+    pub algorithms: Vec<String>,
+    /// Accepted `typ` values in lower case, without `application/`.
+    pub token_types: Vec<String>,
+    pub untyped_tokens: bool,
+    pub allow_http: bool,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// Metadata documents to try in turn; the first that answers names the key set.
+    Discovery(Vec<String>),
+    JwksUri(String),
+    File(Vec<u8>),
+}
+
+/// A service behind the gate.
+#[derive(Debug)]
+pub struct Service {
+    pub name: Arc<str>,
+    /// Without a closing slash.
+    pub prefix: String,
+    /// Exact audiences; the first is the published resource identifier.
+    pub audiences: Vec<String>,
+    /// Where a client finds the metadata document (RFC 9728 §3.1).
+    pub metadata_url: String,
+    pub upstream: Upstream,
+    /// Indexes into `Policy::issuers`.
+    pub issuers: Vec<usize>,
+    pub routes: Vec<Route>,
+    pub tree: Tree<Target>,
+    pub identity: Vec<IdentityHeader>,
+    pub forward_authorization: bool,
+    /// Scopes that some route asks for, for `scopes_supported`.
+    pub scopes: Vec<String>,
+    /// Whether this is not an operator's service but the gate's own endpoints of a host.
+    pub own: bool,
+}
+
+/// Where a request is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Scheme and authority, with `/` as path.
+    pub base: Uri,
+}
+
+/// What a path and a method lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Index into the service's routes.
+    Route(usize),
+    /// The protected-resource metadata of a service.
+    Metadata(usize),
+}
+
+#[derive(Debug)]
+pub struct Route {
+    /// As the operator wrote it: the route's name in logs and metrics.
+    pub key: Arc<str>,
+    pub requirement: Requirement,
+    pub timeout: Duration,
+    pub mode: Mode,
+}
+
+/// What a request must bring.
+#[derive(Debug)]
+pub enum Requirement {
+    Public,
+    Token(Rules),
+}
+
+/// What a valid token must say.
+#[derive(Debug)]
+pub struct Rules {
+    pub scopes: ScopeRule,
+    pub claims: Vec<ClaimRule>,
+    pub clients: Vec<String>,
+}
+
+/// A header that tells the upstream who is calling.
+#[derive(Debug, Clone)]
+pub struct IdentityHeader {
+    pub name: HeaderName,
+    pub claim: ClaimPath,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub token_bytes: usize,
+    pub header_bytes: usize,
+    pub header_count: usize,
+    pub uri_bytes: usize,
+    pub identity_header_bytes: usize,
+    pub body_bytes: u64,
+    pub connections: usize,
+    pub streams: u32,
+    pub key_count: usize,
+    pub key_set_bytes: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    pub header: Duration,
+    pub idle: Duration,
+    pub body: Duration,
+    pub connect: Duration,
+    pub response: Duration,
+    pub tunnel_idle: Duration,
+}
+
+/// Credentials for the Management API.
+#[derive(Debug)]
+pub struct Logto {
+    pub endpoint: String,
+    pub app_id: String,
+    pub app_secret: Secret,
+}
+
+impl Policy {
+    /// The index of the service that a host and a path lead to. `None` twice over: the outer for a host that nobody serves.
+    pub fn service(&self, host: &str, path: &CheckedPath<'_>) -> Option<Option<usize>> {
+        let site = match self.hosts.get(host) {
+            Some(site) => site,
+            None if self.other_hosts.is_empty() => return None,
+            None => &self.other_hosts,
+        };
+        Some(site.find(path))
+    }
+}
