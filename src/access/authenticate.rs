@@ -43,15 +43,15 @@ pub fn authenticate(snapshot: &Snapshot, service: &Service, token: &str, now: Un
         return Err(Denial::TokenTooLong { bytes: token.len() });
     }
     let digest = Remembered::digest(token);
-    if let Some(verified) = snapshot.remembered.get(&digest) {
-        if service.issuers.iter().any(|issuer| snapshot.issuers[*issuer].stamp == verified.stamp) {
-            if let Err(denial) = verified.claims.check_dates(now, policy.leeway) {
-                snapshot.remembered.forget(&digest);
-                return Err(denial);
-            }
-            verified.claims.check_audience(&service.audiences)?;
-            return Ok(Identity { verified, remembered: true });
+    if let Some(verified) = snapshot.remembered.get(&digest)
+        && service.issuers.iter().any(|issuer| snapshot.issuers[*issuer].stamp == verified.stamp)
+    {
+        if let Err(denial) = verified.claims.check_dates(now, policy.leeway) {
+            snapshot.remembered.forget(&digest);
+            return Err(denial);
         }
+        verified.claims.check_audience(&service.audiences)?;
+        return Ok(Identity { verified, remembered: true });
     }
     let jws = Jws::parse(token)?;
     let issuer = find_issuer(snapshot, service, &jws)?;

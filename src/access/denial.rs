@@ -1,5 +1,8 @@
 //! Every way to say no to a caller, one row each: status, OAuth error, code, and the label in logs and metrics.
 
+// A new refusal is a compile error wherever refusals are told apart.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use std::borrow::Cow;
 
 use http::StatusCode;

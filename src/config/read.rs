@@ -42,10 +42,10 @@ fn report(trouble: &Trouble, node: &Node, trail: &[String], taken: &HashSet<(usi
     if matches!(node.value, Value::Faulty) {
         return None;
     }
-    if let Some(field) = trouble.missing {
-        if taken.contains(&(node.id, field.to_owned())) {
-            return None;
-        }
+    if let Some(field) = trouble.missing
+        && taken.contains(&(node.id, field.to_owned()))
+    {
+        return None;
     }
     let secret = trail.last().is_some_and(|key| key.contains("secret"));
     let text = if secret || trouble.unknown || trouble.missing.is_some() { "" } else { node.text().unwrap_or_default() };

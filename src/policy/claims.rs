@@ -58,7 +58,8 @@ impl ClaimRule {
 fn equals(value: &serde_json::Value, text: &str) -> bool {
     match value {
         serde_json::Value::String(value) => value == text,
-        serde_json::Value::Bool(_) | serde_json::Value::Number(_) => value.to_string() == text,
+        serde_json::Value::Bool(value) => *text == value.to_string(),
+        serde_json::Value::Number(value) => *text == value.to_string(),
         _ => false,
     }
 }

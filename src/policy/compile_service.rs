@@ -199,7 +199,7 @@ fn identity(c: &mut Compiler<'_>, service: &config::Service, at: &dyn Fn(&str) -
     for (name, claim) in written {
         let mut place = at("headers");
         place.push(name.clone());
-        let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| Managed::may_carry_identity(name));
+        let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(Managed::may_carry_identity);
         let Some(header) = header.filter(|_| !name.contains('_')) else {
             c.fault(place, &name, "no name for an identity header", "write letters, digits and '-', as in X-Auth-Subject");
             continue;

@@ -139,10 +139,10 @@ impl<T> Tree<T> {
         if segment.is_empty() {
             return [&node.slash, &node.rest].into_iter().find(|leaf| some(leaf));
         }
-        if let Some(next) = node.literals.get(segment) {
-            if let Some(leaf) = self.descend(*next, below, parameters) {
-                return Some(leaf);
-            }
+        if let Some(next) = node.literals.get(segment)
+            && let Some(leaf) = self.descend(*next, below, parameters)
+        {
+            return Some(leaf);
         }
         if let Some(next) = node.parameter {
             parameters.push(segment);
