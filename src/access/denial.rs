@@ -194,10 +194,7 @@ impl Denial {
 
     /// The issuer whose keys may be worth asking for once more.
     pub fn wants_keys_of(&self) -> Option<usize> {
-        match self {
-            Self::KeyUnknown { issuer, .. } | Self::KeysUnavailable { issuer } => Some(*issuer),
-            _ => None,
-        }
+        if let Self::KeyUnknown { issuer, .. } | Self::KeysUnavailable { issuer } = self { Some(*issuer) } else { None }
     }
 
     /// What the log says beside the code. Never the token, and nothing unbounded or unprintable.
