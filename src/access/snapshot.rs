@@ -35,6 +35,15 @@ impl Snapshot {
         Self { policy, keyring, remembered, issuers }
     }
 
+    /// The same policy with the keys that are known now.
+    pub fn with_keyring(&self, keyring: Keyring) -> Self {
+        Self::new(self.policy.clone(), keyring, self.remembered.clone())
+    }
+
+    pub fn remembered(&self) -> Arc<Remembered> {
+        self.remembered.clone()
+    }
+
     pub fn remembered_tokens(&self) -> usize {
         self.remembered.len()
     }

@@ -1,0 +1,192 @@
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`. It reads and never changes anything.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::health::Health;
+use super::metrics::Metrics;
+use crate::access::Snapshot;
+use crate::policy::Requirement;
+
+/// Scrapers and probes are few.
+const CONNECTIONS_MAX: usize = 128;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the admin listener shows.
+pub trait AdminView: Send + Sync + 'static {
+    fn snapshot(&self) -> Arc<Snapshot>;
+    fn health(&self) -> &Health;
+    fn metrics(&self) -> &Metrics;
+}
+
+pub struct Admin {
+    address: SocketAddr,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Admin {
+    pub async fn start(address: SocketAddr, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(accept(listener, address, view)).abort_handle();
+        Ok(Self { address, task })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminView>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let view = view.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let view = view.clone();
+                async move { Ok::<_, Infallible>(answer(&request, address, &*view)) }
+            });
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            drop(permit);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, address: SocketAddr, view: &dyn AdminView) -> Response<Full<Bytes>> {
+    if !host_is_ours(request, address) {
+        return text(StatusCode::MISDIRECTED_REQUEST, "this listener answers to addresses, not to names\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => ready(view, request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"))),
+        "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", view.metrics().render(&view.snapshot())),
+        "/status" => typed(StatusCode::OK, "application/json", status(view).to_string()),
+        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status\n"),
+    }
+}
+
+/// On loopback a browser can be made to ask by a name that resolves here (DNS rebinding); it cannot by an address.
+fn host_is_ours(request: &Request<Incoming>, address: SocketAddr) -> bool {
+    if !address.ip().is_loopback() {
+        return true;
+    }
+    let Some(host) = request.headers().get(HOST) else { return true };
+    let Ok(authority) = host.to_str().unwrap_or("@").parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<IpAddr>().is_ok()
+}
+
+fn ready(view: &dyn AdminView, verbose: bool) -> Response<Full<Bytes>> {
+    let checks = view.health().checks(&view.snapshot());
+    let good = checks.iter().all(|check| check.good);
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut body = String::new();
+    for check in checks.iter().filter(|check| verbose || !check.good) {
+        let sign = if check.good { '+' } else { '-' };
+        body.push_str(&format!("[{sign}] {}: {}\n", check.name, check.why));
+    }
+    body.push_str(if good { "ready\n" } else { "not ready\n" });
+    text(status, &body)
+}
+
+fn status(view: &dyn AdminView) -> serde_json::Value {
+    let snapshot = view.snapshot();
+    let policy = &snapshot.policy;
+    let (reloads, last_reload) = view.health().reloads();
+    let services: Vec<_> = policy
+        .services
+        .iter()
+        .filter(|service| !service.own)
+        .map(|service| {
+            let routes: Vec<_> = service
+                .routes
+                .iter()
+                .map(|route| json!({ "route": &*route.key, "requirement": describe(&route.requirement), "mode": format!("{:?}", route.mode).to_lowercase() }))
+                .collect();
+            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.base.to_string(), "routes": routes })
+        })
+        .collect();
+    let issuers: Vec<_> = policy
+        .issuers
+        .iter()
+        .zip(&snapshot.keyring.0)
+        .map(|(issuer, state)| {
+            let age = state.last_success.map(|last| crate::clock::instant_now().duration_since(last).as_secs());
+            json!({ "issuer": issuer.url, "keys": state.keys.as_ref().map_or(0, |keys| keys.len()), "reachable": !state.unreachable,
+                    "age_seconds": age, "fetch_failures": state.failures_total })
+        })
+        .collect();
+    let last_reload = last_reload.map(|last| match last.result {
+        Ok(changes) => json!({ "at": last.at, "successful": true, "changes": changes }),
+        Err(faults) => json!({ "at": last.at, "successful": false, "faults": faults }),
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
+        "services": services, "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
+    })
+}
+
+/// A requirement in the words of the configuration.
+pub fn describe(requirement: &Requirement) -> String {
+    use crate::policy::ScopeRule;
+    let rules = match requirement {
+        Requirement::Public => return "public".to_owned(),
+        Requirement::Token(rules) => rules,
+    };
+    let mut text = match &rules.scopes {
+        ScopeRule::None => "authenticated".to_owned(),
+        ScopeRule::All(scopes) => scopes.join(" and "),
+        ScopeRule::Any(scopes) => scopes.join(" or "),
+    };
+    for rule in &rules.claims {
+        text.push_str(&format!(", claim {}", rule.claim));
+    }
+    if !rules.clients.is_empty() {
+        text.push_str(&format!(", clients {}", rules.clients.join(" ")));
+    }
+    text
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,72 @@
+//! What the gate knows of its own state: whether it is ready, draining, and how the last reload went.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::access::Snapshot;
+use crate::clock::{self, UnixSeconds};
+
+#[derive(Debug, Default)]
+pub struct Health {
+    listening: AtomicBool,
+    draining: AtomicBool,
+    reloads: AtomicU64,
+    last_reload: Mutex<Option<ReloadOutcome>>,
+}
+
+/// How the last change of the configuration went.
+#[derive(Debug, Clone)]
+pub struct ReloadOutcome {
+    pub at: UnixSeconds,
+    /// What changed, or the faults for which it was not taken.
+    pub result: Result<String, String>,
+}
+
+/// One check of `/readyz?verbose`.
+pub struct Check {
+    pub name: String,
+    pub good: bool,
+    pub why: String,
+}
+
+impl Health {
+    pub fn set_listening(&self) {
+        self.listening.store(true, Ordering::Release);
+    }
+
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn note_reload(&self, result: Result<String, String>) {
+        self.reloads.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(ReloadOutcome { at: clock::unix_now(), result });
+    }
+
+    pub fn reloads(&self) -> (u64, Option<ReloadOutcome>) {
+        let last = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.reloads.load(Ordering::Relaxed), last.clone())
+    }
+
+    /// Whether traffic should come here. Keys that were never had make the gate unready; a failed reload does not,
+    /// since the old policy still holds.
+    pub fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
+        let check = |name: &str, good: bool, why: &str| Check { name: name.to_owned(), good, why: why.to_owned() };
+        let listening = self.listening.load(Ordering::Acquire);
+        let draining = self.draining.load(Ordering::Acquire);
+        let mut checks = vec![
+            check("listening", listening, if listening { "all listeners are bound" } else { "not yet bound" }),
+            check("not-draining", !draining, if draining { "going down" } else { "staying" }),
+        ];
+        for (issuer, state) in snapshot.policy.issuers.iter().zip(&snapshot.keyring.0) {
+            let why = match (&state.keys, state.unreachable) {
+                (Some(keys), false) => format!("{} keys", keys.len()),
+                (Some(keys), true) => format!("{} keys, kept while the issuer cannot be reached", keys.len()),
+                (None, _) => "no keys: the issuer could not be reached".to_owned(),
+            };
+            checks.push(Check { name: format!("keys {}", issuer.url), good: state.keys.is_some(), why });
+        }
+        checks
+    }
+}

@@ -1,0 +1,242 @@
+//! What Prometheus reads. Labels come from the policy and from closed enums, never from a request.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use http::Method;
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use tracing_appender::non_blocking::ErrorCounter;
+
+use super::record::{Outcome, Record};
+use crate::access::Snapshot;
+use crate::clock;
+
+/// Seconds; the gate's own share is well under a millisecond, an upstream's may be long.
+const BUCKETS: [f64; 14] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The name of no service and no route.
+    pub nowhere: Arc<str>,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    upstream_seconds: HistogramVec,
+    refusals: IntCounterVec,
+    token_checks: IntCounterVec,
+    pub requests_in_flight: IntGauge,
+    pub connections_open: IntGauge,
+    pub connection_errors: IntCounterVec,
+    remembered_tokens: IntGauge,
+    key_set_keys: IntGaugeVec,
+    key_set_age_seconds: GaugeVec,
+    key_set_fetch_failures: GaugeVec,
+    config_info: IntGaugeVec,
+    pub reloads: IntCounterVec,
+    pub last_reload_successful: IntGauge,
+    pub last_reload_seconds: Gauge,
+    log_lines_dropped: IntGauge,
+    log_counter: OnceLock<ErrorCounter>,
+    routes: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
+}
+
+impl Metrics {
+    /// Registers everything. It fails only if two metrics have one name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some("wicketgate".to_owned()), None)?;
+        let make = Maker(&registry);
+        let metrics = Self {
+            nowhere: Arc::from("-"),
+            requests: make.counters(
+                "requests_total",
+                "Requests, by how they ended.",
+                &["service", "route", "method", "status", "outcome"],
+            )?,
+            request_seconds: make.histograms(
+                "request_duration_seconds",
+                "From a request's head to the end of its response.",
+                &["service", "route"],
+            )?,
+            upstream_seconds: make.histograms(
+                "upstream_duration_seconds",
+                "From sending a request on to the head of its answer.",
+                &["service", "route"],
+            )?,
+            refusals: make.counters("refusals_total", "Requests that got no upstream answer, by reason.", &["service", "reason"])?,
+            token_checks: make.counters(
+                "token_checks_total",
+                "Verified tokens, by whether their signature had been checked before.",
+                &["cache"],
+            )?,
+            requests_in_flight: make.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
+            connections_open: make.gauge("connections_open", "Connections of clients.")?,
+            connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
+            remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
+            key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
+            key_set_age_seconds: make.floats(
+                "key_set_age_seconds",
+                "Time since an issuer's key set was last fetched or confirmed.",
+                &["issuer"],
+            )?,
+            key_set_fetch_failures: make.floats(
+                "key_set_fetch_failures_total",
+                "Fetches of an issuer's key set that failed.",
+                &["issuer"],
+            )?,
+            config_info: make.gauges("config_info", "The hash of the configuration in force; the value is always 1.", &["hash"])?,
+            reloads: make.counters("config_reloads_total", "Changes of the configuration, by result.", &["result"])?,
+            last_reload_successful: make
+                .gauge("config_last_reload_successful", "Whether the last change of the configuration was taken.")?,
+            last_reload_seconds: make.float("config_last_reload_success_timestamp_seconds", "When a configuration was last taken.")?,
+            log_lines_dropped: make.gauge("log_lines_dropped", "Log lines lost because standard output was too slow.")?,
+            log_counter: OnceLock::new(),
+            routes: Mutex::default(),
+            registry: registry.clone(),
+        };
+        let build = make.gauges("build_info", "The version; the value is always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        prometheus::default_registry().register(Box::new(process)).or_else(|error| match error {
+            prometheus::Error::AlreadyReg => Ok(()),
+            other => Err(other),
+        })?;
+        Ok(metrics)
+    }
+
+    /// Shows how many log lines were lost.
+    pub fn watch_log(&self, counter: ErrorCounter) {
+        let _ = self.log_counter.set(counter);
+    }
+
+    /// Counts one request at its end.
+    pub(super) fn count(&self, record: &Record) {
+        let place = [&*record.service, &*record.route];
+        let class = match record.status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        let labels = [place[0], place[1], method_label(&record.method), class, record.outcome.label()];
+        if let Ok(counter) = self.requests.get_metric_with_label_values(&labels) {
+            counter.inc();
+        }
+        if let Ok(histogram) = self.request_seconds.get_metric_with_label_values(&place) {
+            histogram.observe(record.elapsed().as_secs_f64());
+        }
+        if let (Some(upstream), Ok(histogram)) = (record.upstream, self.upstream_seconds.get_metric_with_label_values(&place)) {
+            histogram.observe(upstream.as_secs_f64());
+        }
+        let refused = matches!(record.outcome, Outcome::Denied | Outcome::Failed | Outcome::Reported);
+        if let (true, Some(reason)) = (refused, record.reason)
+            && let Ok(counter) = self.refusals.get_metric_with_label_values(&[place[0], reason])
+        {
+            counter.inc();
+        }
+        if let Some(remembered) = record.remembered
+            && let Ok(counter) = self.token_checks.get_metric_with_label_values(&[if remembered { "hit" } else { "miss" }])
+        {
+            counter.inc();
+        }
+    }
+
+    /// Takes over a new policy: labels of routes that are gone go with them.
+    pub fn adopt(&self, snapshot: &Snapshot) {
+        let policy = &snapshot.policy;
+        let now: HashSet<(Arc<str>, Arc<str>)> = policy
+            .services
+            .iter()
+            .flat_map(|service| service.routes.iter().map(|route| (service.name.clone(), route.key.clone())))
+            .collect();
+        let mut known = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (service, route) in known.difference(&now) {
+            let _ = self.request_seconds.remove_label_values(&[service, route]);
+            let _ = self.upstream_seconds.remove_label_values(&[service, route]);
+            self.forget_requests(service, route);
+        }
+        *known = now;
+        self.config_info.reset();
+        self.config_info.with_label_values(&[policy.hash.get(..16).unwrap_or(&policy.hash)]).set(1);
+        self.key_set_keys.reset();
+        self.key_set_age_seconds.reset();
+        self.key_set_fetch_failures.reset();
+    }
+
+    fn forget_requests(&self, service: &str, route: &str) {
+        for method in METHODS {
+            for class in ["1xx", "2xx", "3xx", "4xx", "5xx"] {
+                for outcome in [Outcome::Permitted, Outcome::Public, Outcome::Reported, Outcome::Denied, Outcome::Own, Outcome::Failed] {
+                    let _ = self.requests.remove_label_values(&[service, route, method, class, outcome.label()]);
+                }
+            }
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self, snapshot: &Snapshot) -> String {
+        self.remembered_tokens.set(i64::try_from(snapshot.remembered_tokens()).unwrap_or(i64::MAX));
+        if let Some(counter) = self.log_counter.get() {
+            self.log_lines_dropped.set(i64::try_from(counter.dropped_lines()).unwrap_or(i64::MAX));
+        }
+        for (issuer, state) in snapshot.policy.issuers.iter().zip(&snapshot.keyring.0) {
+            let keys = state.keys.as_ref().map_or(0, |keys| keys.len());
+            self.key_set_keys.with_label_values(&[&issuer.url]).set(i64::try_from(keys).unwrap_or(i64::MAX));
+            self.key_set_fetch_failures.with_label_values(&[&issuer.url]).set(state.failures_total as f64);
+            if let Some(last) = state.last_success {
+                let age = clock::instant_now().duration_since(last).as_secs_f64();
+                self.key_set_age_seconds.with_label_values(&[&issuer.url]).set(age);
+            }
+        }
+        let mut families = self.registry.gather();
+        families.extend(prometheus::default_registry().gather());
+        let mut text = String::new();
+        match TextEncoder::new().encode_utf8(&families, &mut text) {
+            Ok(()) => text,
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}
+
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
+
+/// A method as a label: a name that a client made up is `other`.
+fn method_label(method: &Method) -> &'static str {
+    METHODS.iter().find(|name| **name == method.as_str()).copied().unwrap_or("other")
+}
+
+/// Makes and registers in one go.
+struct Maker<'r>(&'r Registry);
+
+impl Maker<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn floats(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.register(IntGauge::new(name, help)?)
+    }
+
+    fn float(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.register(Gauge::new(name, help)?)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)?)
+    }
+}

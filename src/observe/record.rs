@@ -1,0 +1,151 @@
+//! Step 14. What happened to one request: filled on its way, written once at its end, whatever the end.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode, Version};
+
+use super::metrics::Metrics;
+use crate::clock;
+
+/// How a request ended, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Forwarded with a verified identity.
+    Permitted,
+    /// Forwarded on a public route.
+    Public,
+    /// Forwarded on a route in report mode although the rules say no.
+    Reported,
+    /// Refused by the policy.
+    Denied,
+    /// Answered by the gate itself: metadata.
+    Own,
+    /// Neither: the client or the upstream broke off, or sent nonsense.
+    Failed,
+}
+
+impl Outcome {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::Public => "public",
+            Self::Reported => "reported",
+            Self::Denied => "denied",
+            Self::Own => "own",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Where records go.
+#[derive(Debug)]
+pub struct Observer {
+    pub metrics: Metrics,
+    access_log: AtomicBool,
+}
+
+impl Observer {
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics, access_log: AtomicBool::new(true) }
+    }
+
+    pub fn set_access_log(&self, on: bool) {
+        self.access_log.store(on, Ordering::Relaxed);
+    }
+}
+
+/// The record of one request. It is written when it is dropped, so that no way out of a request goes without.
+#[derive(Debug)]
+pub struct Record {
+    observer: Arc<Observer>,
+    started: Instant,
+    pub request_id: String,
+    pub peer: Option<IpAddr>,
+    pub method: Method,
+    pub path: String,
+    pub version: Version,
+    /// Names from the policy; `-` until the route is known.
+    pub service: Arc<str>,
+    pub route: Arc<str>,
+    pub status: StatusCode,
+    pub outcome: Outcome,
+    pub reason: Option<&'static str>,
+    pub detail: Cow<'static, str>,
+    pub subject: Option<String>,
+    pub client_id: Option<String>,
+    pub remembered: Option<bool>,
+    pub upstream: Option<Duration>,
+    pub response_bytes: u64,
+}
+
+impl Record {
+    pub fn begin(observer: &Arc<Observer>, request_id: String, method: Method, path: &str, version: Version) -> Self {
+        const PATH_BYTES_LOGGED_MAX: usize = 1024;
+        let end = path.len().min(PATH_BYTES_LOGGED_MAX);
+        observer.metrics.requests_in_flight.inc();
+        Self {
+            observer: observer.clone(),
+            started: clock::instant_now(),
+            request_id,
+            peer: None,
+            method,
+            path: path.get(..end).unwrap_or("-").to_owned(),
+            version,
+            service: Arc::clone(&observer.metrics.nowhere),
+            route: Arc::clone(&observer.metrics.nowhere),
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            outcome: Outcome::Failed,
+            reason: Some("client_gone"),
+            detail: Cow::Borrowed(""),
+            subject: None,
+            client_id: None,
+            remembered: None,
+            upstream: None,
+            response_bytes: 0,
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        clock::instant_now().duration_since(self.started)
+    }
+
+    fn write_access_line(&self) {
+        let ms = |duration: Duration| duration.as_micros() as f64 / 1000.0;
+        tracing::info!(
+            target: "access",
+            request_id = self.request_id,
+            peer = self.peer.map(tracing::field::display),
+            method = self.method.as_str(),
+            path = self.path,
+            version = ?self.version,
+            service = &*self.service,
+            route = &*self.route,
+            status = self.status.as_u16(),
+            decision = self.outcome.label(),
+            reason = self.reason,
+            detail = Some(&*self.detail).filter(|detail| !detail.is_empty()),
+            subject = self.subject,
+            client_id = self.client_id,
+            duration_ms = ms(self.elapsed()),
+            upstream_ms = self.upstream.map(ms),
+            response_bytes = self.response_bytes,
+        );
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.outcome, self.reason, self.status) = (Outcome::Failed, Some("internal"), StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        self.observer.metrics.requests_in_flight.dec();
+        self.observer.metrics.count(self);
+        if self.observer.access_log.load(Ordering::Relaxed) {
+            self.write_access_line();
+        }
+    }
+}

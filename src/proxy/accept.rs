@@ -1,0 +1,253 @@
+//! Step 1. Listeners: bound, moved and closed as the policy says, each with its own accept loop.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{Accepted, handshake, serve};
+use super::gate::{Gate, Phase};
+use super::handle::Peer;
+use super::stream::Stream;
+use crate::policy::{Listen, Policy};
+
+/// Connections that the kernel keeps for us before we accept them.
+const BACKLOG: i32 = 4096;
+/// After an error of `accept` (out of descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// All listeners of the gate.
+pub struct Listeners {
+    gate: Arc<Gate>,
+    open: HashMap<Listen, Listening>,
+    room: Arc<Semaphore>,
+    room_size: usize,
+    tls: Arc<ArcSwapOption<ServerConfig>>,
+    connections: watch::Sender<usize>,
+}
+
+struct Listening {
+    phase: watch::Sender<Phase>,
+    /// Where it is bound: the port that was chosen, if it was to be chosen.
+    address: Listen,
+}
+
+/// Listeners that are bound and do not accept yet.
+pub struct Prepared {
+    bound: Vec<(Listen, Bound)>,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listeners {
+    pub fn new(gate: Arc<Gate>, connections_max: usize) -> Self {
+        Self {
+            gate,
+            open: HashMap::new(),
+            room: Arc::new(Semaphore::new(connections_max)),
+            room_size: connections_max,
+            tls: Arc::default(),
+            connections: watch::Sender::new(0),
+        }
+    }
+
+    /// Binds what a policy asks for and is not bound yet. Nothing changes for clients.
+    pub fn prepare(&self, policy: &Policy) -> Result<Prepared, String> {
+        let tls = policy.tls.as_ref().map(super::tls::server_config).transpose()?;
+        let mut bound = Vec::new();
+        for listen in policy.listeners.iter().filter(|listen| !self.open.contains_key(listen)) {
+            bound.push((listen.clone(), bind(listen).map_err(|error| format!("{listen}: {error}"))?));
+        }
+        Ok(Prepared { bound, tls })
+    }
+
+    /// Opens what was prepared, and closes what the policy no longer names: its connections end gracefully.
+    pub fn apply(&mut self, policy: &Policy, prepared: Prepared) {
+        self.tls.store(prepared.tls);
+        self.resize(policy.limits.connections);
+        self.open.retain(|listen, listening| {
+            let keep = policy.listeners.contains(listen);
+            if !keep {
+                listening.phase.send_replace(Phase::Draining);
+            }
+            keep
+        });
+        for (listen, bound) in prepared.bound {
+            let (phase, receiver) = watch::channel(Phase::Serving);
+            let address = bound.address().unwrap_or_else(|| listen.clone());
+            let accepting = Accepting {
+                gate: self.gate.clone(),
+                room: self.room.clone(),
+                tls: self.tls.clone(),
+                connections: self.connections.clone(),
+                phase: receiver,
+            };
+            tokio::spawn(accepting.run(bound));
+            self.open.insert(listen, Listening { phase, address });
+        }
+    }
+
+    fn resize(&mut self, size: usize) {
+        match size.checked_sub(self.room_size) {
+            Some(more) => self.room.add_permits(more),
+            None => drop(self.room.forget_permits(self.room_size - size)),
+        }
+        self.room_size = size;
+    }
+
+    pub fn addresses(&self) -> Vec<Listen> {
+        self.open.values().map(|listening| listening.address.clone()).collect()
+    }
+
+    /// Stops accepting and asks every connection to end.
+    pub fn drain(&mut self) {
+        for listening in self.open.values() {
+            listening.phase.send_replace(Phase::Draining);
+        }
+    }
+
+    /// Ends when no connection is open.
+    pub fn all_closed(&self) -> impl Future<Output = ()> + use<> {
+        let mut connections = self.connections.subscribe();
+        async move {
+            let _ = connections.wait_for(|open| *open == 0).await;
+        }
+    }
+}
+
+impl Bound {
+    fn address(&self) -> Option<Listen> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(Listen::Tcp),
+            Self::Unix(_) => None,
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Raw, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| (Raw::Tcp(stream), Some(peer))),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Raw::Unix(stream), None)),
+        }
+    }
+}
+
+enum Raw {
+    Tcp(TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+fn bind(listen: &Listen) -> io::Result<Bound> {
+    match listen {
+        Listen::Tcp(address) => {
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&(*address).into())?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into()).map(Bound::Tcp)
+        }
+        Listen::Unix(path) => {
+            // A socket that nobody listens on is left over from a process that was killed.
+            let left_over = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+                && std::os::unix::net::UnixStream::connect(path).is_err();
+            if left_over {
+                std::fs::remove_file(path)?;
+            }
+            UnixListener::bind(path).map(Bound::Unix)
+        }
+    }
+}
+
+/// One accept loop.
+struct Accepting {
+    gate: Arc<Gate>,
+    room: Arc<Semaphore>,
+    tls: Arc<ArcSwapOption<ServerConfig>>,
+    connections: watch::Sender<usize>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Accepting {
+    async fn run(mut self, bound: Bound) {
+        let mut ending = self.phase.clone();
+        loop {
+            let room = tokio::select! {
+                biased;
+                _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
+                room = self.room.clone().acquire_owned() => room,
+            };
+            let Ok(room) = room else { return };
+            let accepted = tokio::select! {
+                biased;
+                _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
+                accepted = bound.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.start(stream, peer, room),
+                Err(error) => {
+                    tracing::warn!(target: "wicketgate::accept", %error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, stream: Raw, peer: Option<SocketAddr>, room: OwnedSemaphorePermit) {
+        let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
+        let counted = Counted::new(self.connections.clone(), gate.clone());
+        tokio::spawn(async move {
+            let _held = (room, counted);
+            let header_timeout = gate.snapshot().policy.timeouts.header;
+            let (stream, over_tls) = match (stream, tls) {
+                (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
+                (Raw::Tcp(stream), tls) => {
+                    let _ = stream.set_nodelay(true);
+                    match tls {
+                        None => (Ok(Stream::Tcp(stream)), false),
+                        Some(config) => (handshake(TlsAcceptor::from(config), stream, header_timeout).await, true),
+                    }
+                }
+            };
+            let peer = Peer { address: peer.map(|peer| peer.ip().to_canonical()), tls: over_tls, facts: None };
+            match stream {
+                Ok(stream) => serve(gate, Accepted { stream, peer, phase }).await,
+                Err(error) => tracing::debug!(target: "wicketgate::tls", %error, "no TLS handshake"),
+            }
+        });
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Counted {
+    connections: watch::Sender<usize>,
+    gate: Arc<Gate>,
+}
+
+impl Counted {
+    fn new(connections: watch::Sender<usize>, gate: Arc<Gate>) -> Self {
+        connections.send_modify(|open| *open += 1);
+        gate.observer.metrics.connections_open.inc();
+        Self { connections, gate }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.connections.send_modify(|open| *open -= 1);
+        self.gate.observer.metrics.connections_open.dec();
+    }
+}

@@ -1,0 +1,207 @@
+//! Step 2. One client connection: TLS if asked for, then HTTP/1.1 or HTTP/2, told apart by our own bounded look at the
+//! first bytes, until it ends or the gate drains.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::gate::{Gate, Phase};
+use super::handle::{Peer, handle};
+use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
+use crate::policy::Policy;
+
+/// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Streams that a client may have opened and reset before we answered; more is an attack (CVE-2023-44487).
+const RESET_STREAMS_MAX: usize = 50;
+const WINDOW_BYTES: u32 = 1 << 20;
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// A connection that was accepted, and what it was accepted with.
+pub struct Accepted {
+    pub stream: Stream,
+    pub peer: Peer,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Does the TLS handshake of an accepted TCP stream, in bounded time.
+pub async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, timeout: Duration) -> io::Result<Stream> {
+    match tokio::time::timeout(timeout, acceptor.accept(stream)).await {
+        Ok(stream) => stream.map(|stream| Stream::Tls(Box::new(stream))),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
+    let snapshot = gate.snapshot();
+    let policy = &snapshot.policy;
+    let Accepted { mut stream, mut peer, phase } = accepted;
+    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream));
+    let (prefix, http2) = match look.await {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(_)) => return,
+        Err(_) => return count(&gate, "silent"),
+    };
+    let outcome = match http2 {
+        true => {
+            let stream = GuardedStream::new(stream, prefix, Framing::Http2, policy.timeouts.header, policy.timeouts.body);
+            serve_http2(&gate, policy, stream, peer, phase).await
+        }
+        false => {
+            let facts = Arc::new(StreamFacts::default());
+            peer.facts = Some(facts.clone());
+            let stream = GuardedStream::new(stream, prefix, Framing::Http1(facts), policy.timeouts.header, policy.timeouts.body);
+            serve_http1(&gate, policy, stream, peer, phase).await
+        }
+    };
+    if let Err(error) = outcome {
+        count(&gate, reason(&error));
+        tracing::debug!(target: "wicketgate::connection", %error, "connection ended");
+    }
+}
+
+/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs.
+async fn first_bytes(stream: &mut Stream) -> io::Result<(Vec<u8>, bool)> {
+    if let Stream::Tls(tls) = stream
+        && let Some(protocol) = tls.get_ref().1.alpn_protocol()
+    {
+        return Ok((Vec::new(), protocol == b"h2"));
+    }
+    let mut seen = Vec::with_capacity(PREFACE.len());
+    while seen.len() < PREFACE.len() {
+        let mut part = [0; PREFACE.len()];
+        let room = PREFACE.len() - seen.len();
+        match stream.read(&mut part[..room]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => seen.extend_from_slice(&part[..count]),
+        }
+        if !PREFACE.starts_with(&seen) {
+            return Ok((seen, false));
+        }
+    }
+    Ok((seen, true))
+}
+
+async fn serve_http1(
+    gate: &Arc<Gate>,
+    policy: &Policy,
+    stream: GuardedStream,
+    peer: Peer,
+    mut phase: watch::Receiver<Phase>,
+) -> hyper::Result<()> {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(policy.timeouts.idle)
+        .max_headers(policy.limits.header_count)
+        .max_header_size(policy.limits.header_bytes)
+        .max_buf_size(policy.limits.header_bytes.max(16 << 10));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (gate, peer) = (gate.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(handle(gate, peer, request).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        outcome = connection.as_mut() => return outcome,
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+async fn serve_http2(
+    gate: &Arc<Gate>,
+    policy: &Policy,
+    stream: GuardedStream,
+    peer: Peer,
+    mut phase: watch::Receiver<Phase>,
+) -> hyper::Result<()> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(policy.limits.streams)
+        .max_header_list_size(u32::try_from(policy.limits.header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(RESET_STREAMS_MAX)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES / 4)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(policy.timeouts.idle)
+        .keep_alive_timeout(policy.timeouts.header);
+    let open = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (gate, peer, open) = (gate.clone(), peer.clone(), Open::new(&open));
+        begun.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let response = handle(gate, peer, request).await;
+            drop(open);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        outcome = connection.as_mut() => return outcome,
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
+        () = idle(&open, &begun, policy.timeouts.idle) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+/// Counts a request for as long as its handler works.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends when no request began or was open for this long. GOAWAY lets streams that still send finish.
+async fn idle(open: &AtomicUsize, begun: &AtomicUsize, limit: Duration) {
+    loop {
+        let before = begun.load(Ordering::Relaxed);
+        tokio::time::sleep(limit).await;
+        if open.load(Ordering::Relaxed) == 0 && begun.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+fn reason(error: &hyper::Error) -> &'static str {
+    match () {
+        () if error.is_timeout() => "timeout",
+        () if error.is_parse_too_large() => "head_too_large",
+        () if error.is_parse() => "no_http",
+        () if error.is_incomplete_message() => "broke_off",
+        () => "other",
+    }
+}
+
+fn count(gate: &Gate, reason: &'static str) {
+    if let Ok(counter) = gate.observer.metrics.connection_errors.get_metric_with_label_values(&[reason]) {
+        counter.inc();
+    }
+}

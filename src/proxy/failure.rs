@@ -1,0 +1,160 @@
+//! Every way in which a request can fail on the wire, one row each: the client sent nonsense or too much, or the
+//! upstream refused, was slow, or broke off.
+
+// A new failure is a compile error wherever failures are told apart.
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use http::StatusCode;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    HostInvalid,
+    TargetInvalid,
+    TargetTooLong,
+    LengthsConflict,
+    TransferCodingUnknown,
+    MethodRefused,
+    ExpectationUnknown,
+    BodyTooLarge,
+    BodyTooSlow,
+    BodyBroken,
+    Loop,
+    UpstreamRefused,
+    UpstreamSlow,
+    UpstreamBroken,
+    UpgradeInvalid,
+    Panicked,
+}
+
+/// What a failure looks like from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailureRow {
+    pub status: StatusCode,
+    /// Stable, in the body's `code`, in the log's `reason` and in the metric's `reason`.
+    pub code: &'static str,
+    pub title: &'static str,
+    pub cure: &'static str,
+    /// Whether the connection must close, because what follows on it cannot be trusted (RFC 9112 §6.3).
+    pub close: bool,
+}
+
+const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> FailureRow {
+    FailureRow { status, code, title, cure, close: false }
+}
+
+const fn closing(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> FailureRow {
+    FailureRow { status, code, title, cure, close: true }
+}
+
+impl Failure {
+    pub const ALL: [Self; 16] = [
+        Self::HostInvalid,
+        Self::TargetInvalid,
+        Self::TargetTooLong,
+        Self::LengthsConflict,
+        Self::TransferCodingUnknown,
+        Self::MethodRefused,
+        Self::ExpectationUnknown,
+        Self::BodyTooLarge,
+        Self::BodyTooSlow,
+        Self::BodyBroken,
+        Self::Loop,
+        Self::UpstreamRefused,
+        Self::UpstreamSlow,
+        Self::UpstreamBroken,
+        Self::UpgradeInvalid,
+        Self::Panicked,
+    ];
+
+    pub fn row(self) -> FailureRow {
+        use StatusCode as S;
+        match self {
+            Self::HostInvalid => closing(
+                S::BAD_REQUEST,
+                "host_invalid",
+                "The Host header is missing, repeated or malformed, or differs from the target",
+                "send one Host that names the target's authority",
+            ),
+            Self::TargetInvalid => {
+                closing(S::BAD_REQUEST, "target_invalid", "The request target is malformed", "send a path and an optional query")
+            }
+            Self::TargetTooLong => row(
+                S::URI_TOO_LONG,
+                "target_too_long",
+                "The request target is too long",
+                "send less in the query, or ask the operator for a higher limit",
+            ),
+            Self::LengthsConflict => closing(
+                S::BAD_REQUEST,
+                "lengths_conflict",
+                "The length of the body is said in two ways",
+                "send Content-Length or Transfer-Encoding, not both",
+            ),
+            Self::TransferCodingUnknown => closing(
+                S::NOT_IMPLEMENTED,
+                "transfer_coding_unknown",
+                "A transfer coding other than one chunked",
+                "send Transfer-Encoding: chunked alone",
+            ),
+            Self::MethodRefused => {
+                closing(S::METHOD_NOT_ALLOWED, "method_refused", "CONNECT and TRACE are not served", "use another method")
+            }
+            Self::ExpectationUnknown => row(
+                S::EXPECTATION_FAILED,
+                "expectation_unknown",
+                "An expectation other than 100-continue",
+                "send Expect: 100-continue or none",
+            ),
+            Self::BodyTooLarge => closing(
+                S::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too large",
+                "send less, or ask the operator for a higher limit",
+            ),
+            Self::BodyTooSlow => {
+                closing(S::REQUEST_TIMEOUT, "body_too_slow", "The body did not go on in time", "send it without long breaks")
+            }
+            Self::BodyBroken => closing(S::BAD_REQUEST, "body_broken", "The body broke off or was malformed", "send it whole"),
+            Self::Loop => {
+                row(S::LOOP_DETECTED, "loop", "The request came back to this gate", "point the upstream at the service, not at the gate")
+            }
+            Self::UpstreamRefused => row(
+                S::BAD_GATEWAY,
+                "upstream_refused",
+                "The service cannot be reached",
+                "try again later; the operator sees the reason in the log",
+            ),
+            Self::UpstreamSlow => row(
+                S::GATEWAY_TIMEOUT,
+                "upstream_slow",
+                "The service did not answer in time",
+                "try again later, or ask the operator for a longer timeout on the route",
+            ),
+            Self::UpstreamBroken => row(
+                S::BAD_GATEWAY,
+                "upstream_broken",
+                "The service broke off or answered with something that is no HTTP",
+                "try again later; the operator sees the reason in the log",
+            ),
+            Self::UpgradeInvalid => {
+                row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")
+            }
+            Self::Panicked => closing(S::INTERNAL_SERVER_ERROR, "internal", "The gate failed", "report it with the request id"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_own_code_and_none_of_a_refusal() {
+        let mut codes: Vec<&str> = Failure::ALL.iter().map(|failure| failure.row().code).collect();
+        codes.extend(crate::access::Denial::examples().iter().map(|denial| denial.row().code));
+        let all = codes.len();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), all);
+    }
+}

@@ -1,0 +1,174 @@
+//! What an HTTP/1 parser does not show: where each request's head begins and ends on the wire, and whether it said its
+//! length in two ways. hyper drops `Content-Length` beside `Transfer-Encoding`, so that nobody after it can refuse.
+//!
+//! The tracker only watches bytes go by. It never changes one, and hyper stays the one parser that decides.
+
+use std::collections::VecDeque;
+
+/// Bytes of one line that are looked at; the names and lengths of interest are far shorter.
+const LINE_BYTES_MAX: usize = 128;
+/// Heads that may wait for their handlers on one connection (pipelining).
+const HEADS_MAX: usize = 64;
+
+/// What was seen of one head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeadFacts {
+    /// Both `Content-Length` and `Transfer-Encoding` (RFC 9112 §6.3).
+    pub both_lengths: bool,
+}
+
+#[derive(Debug)]
+pub struct FramingTracker {
+    state: State,
+    line: Vec<u8>,
+    heads: VecDeque<HeadFacts>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct HeadSoFar {
+    lines: usize,
+    length: Option<u64>,
+    coded: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Head(HeadSoFar),
+    Body(u64),
+    ChunkSize,
+    Chunk(u64),
+    Trailers,
+    /// The bytes are none of ours: a tunnel, or something that hyper will refuse.
+    Lost,
+}
+
+impl Default for FramingTracker {
+    fn default() -> Self {
+        Self { state: State::Head(HeadSoFar::default()), line: Vec::new(), heads: VecDeque::new() }
+    }
+}
+
+impl FramingTracker {
+    /// Watches bytes that the client sent.
+    pub fn watch(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            bytes = match self.state {
+                State::Lost => return,
+                State::Body(left) => self.skip(bytes, left, State::Head(HeadSoFar::default()), State::Body),
+                State::Chunk(left) => self.skip(bytes, left, State::ChunkSize, State::Chunk),
+                State::Head(_) | State::ChunkSize | State::Trailers => self.read_line(bytes),
+            };
+        }
+    }
+
+    /// Whether a head has begun and not ended.
+    pub fn is_inside_head(&self) -> bool {
+        matches!(self.state, State::Head(head) if head.lines > 0 || !self.line.is_empty())
+    }
+
+    /// The facts of the next head, in the order of the requests.
+    pub fn next_head(&mut self) -> Option<HeadFacts> {
+        self.heads.pop_front()
+    }
+
+    fn skip<'b>(&mut self, bytes: &'b [u8], left: u64, after: State, during: fn(u64) -> State) -> &'b [u8] {
+        let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let left = left - taken as u64;
+        self.state = if left == 0 { after } else { during(left) };
+        &bytes[taken..]
+    }
+
+    fn read_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
+        self.line.extend_from_slice(&part[..part.len().min(room)]);
+        let Some(end) = end else { return &[] };
+        let line = std::mem::take(&mut self.line);
+        let line = line.strip_suffix(b"\r").unwrap_or(&line);
+        self.state = match self.state {
+            State::Head(head) => self.head_line(head, line),
+            State::ChunkSize => match chunk_size(line) {
+                Some(0) => State::Trailers,
+                Some(size) => State::Chunk(size.saturating_add(2)),
+                None => State::Lost,
+            },
+            State::Trailers if line.is_empty() => State::Head(HeadSoFar::default()),
+            other @ (State::Trailers | State::Body(_) | State::Chunk(_) | State::Lost) => other,
+        };
+        &bytes[end + 1..]
+    }
+
+    fn head_line(&mut self, mut head: HeadSoFar, line: &[u8]) -> State {
+        if !line.is_empty() {
+            if head.lines > 0 {
+                let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+                let (name, value) = (line[..colon].trim_ascii(), line[colon..].trim_ascii_start());
+                if name.eq_ignore_ascii_case(b"content-length") {
+                    head.length = Some(decimal(value.strip_prefix(b":").unwrap_or(value)));
+                }
+                head.coded |= name.eq_ignore_ascii_case(b"transfer-encoding");
+            }
+            head.lines += 1;
+            return State::Head(head);
+        }
+        // Empty lines before a request are skipped (RFC 9112 §2.2).
+        if head.lines == 0 {
+            return State::Head(head);
+        }
+        if self.heads.len() >= HEADS_MAX {
+            return State::Lost;
+        }
+        self.heads.push_back(HeadFacts { both_lengths: head.coded && head.length.is_some() });
+        match (head.coded, head.length) {
+            (true, _) => State::ChunkSize,
+            (false, Some(length)) if length > 0 => State::Body(length),
+            (false, _) => State::Head(HeadSoFar::default()),
+        }
+    }
+}
+
+fn decimal(value: &[u8]) -> u64 {
+    std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn heads(bytes: &[u8], step: usize) -> (Vec<bool>, bool) {
+        let mut tracker = FramingTracker::default();
+        let mut seen = Vec::new();
+        for part in bytes.chunks(step.max(1)) {
+            tracker.watch(part);
+            while let Some(head) = tracker.next_head() {
+                seen.push(head.both_lengths);
+            }
+        }
+        (seen, tracker.is_inside_head())
+    }
+
+    const PIPELINE: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n\
+        POST /b HTTP/1.1\r\nContent-Length: 6\r\nHost: x\r\n\r\nab\r\n\r\n\
+        \r\nPOST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n3\r\n\r\n\n\r\n0\r\nTrailer: x\r\n\r\n\
+        POST /d HTTP/1.1\r\ncontent-LENGTH: 3\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n\
+        GET /e HTTP/1.1\r\nHo";
+
+    proptest! {
+        #[test]
+        fn heads_are_found_however_the_bytes_arrive(step in 1usize..400) {
+            prop_assert_eq!(heads(PIPELINE, step), (vec![false, false, false, true], true));
+        }
+
+        #[test]
+        fn no_bytes_confuse_it_for_ever(bytes in proptest::collection::vec(any::<u8>(), 0..2000), step in 1usize..64) {
+            heads(&bytes, step);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What every request shares: the snapshot in force, the keys, the pools, the record keeper, and the signals of the end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::upstream::Upstreams;
+use crate::access::{Remembered, Snapshot};
+use crate::keys::KeyStore;
+use crate::observe::{AdminView, Health, Metrics, Observer};
+use crate::policy::Policy;
+
+/// How far the gate's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// No new connections; requests in flight are finished.
+    Draining,
+}
+
+pub struct Gate {
+    current: ArcSwap<Snapshot>,
+    upstreams: ArcSwap<Upstreams>,
+    /// Writers of `current`, one at a time.
+    writing: Mutex<()>,
+    keys: KeyStore,
+    pub observer: Arc<Observer>,
+    pub health: Health,
+    /// The gate's own name in `Via`, by which it knows a request that comes back.
+    pub via: String,
+    pub closing_tunnels: watch::Sender<bool>,
+    pub tunnels_open: watch::Sender<usize>,
+}
+
+impl Gate {
+    pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
+        keys.adopt(&policy)?;
+        let upstreams = Upstreams::new(&policy.timeouts)?;
+        let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
+        let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
+        let keyring = keys.keyring(&snapshot.policy);
+        let snapshot = snapshot.with_keyring(keyring);
+        observer.set_access_log(snapshot.policy.log.access);
+        observer.metrics.adopt(&snapshot);
+        let instance = uuid::Uuid::now_v7().simple().to_string();
+        Ok(Arc::new(Self {
+            current: ArcSwap::from_pointee(snapshot),
+            upstreams: ArcSwap::from_pointee(upstreams),
+            writing: Mutex::new(()),
+            keys,
+            observer,
+            health: Health::default(),
+            via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
+            closing_tunnels: watch::Sender::new(false),
+            tunnels_open: watch::Sender::new(0),
+        }))
+    }
+
+    /// The snapshot in force: taken once a request.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        self.upstreams.load_full()
+    }
+
+    /// Puts a new policy into force. Nothing changes when it cannot be.
+    pub fn adopt(&self, policy: Policy) -> Result<(), String> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let upstreams = match self.upstreams.load().fits(&policy.timeouts) {
+            true => None,
+            false => Some(Upstreams::new(&policy.timeouts)?),
+        };
+        self.keys.adopt(&policy)?;
+        let old = self.current.load_full();
+        let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
+            true => old.remembered(),
+            false => Arc::new(Remembered::new(policy.remembered_tokens)),
+        };
+        let keyring = self.keys.keyring(&policy);
+        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered);
+        self.observer.set_access_log(snapshot.policy.log.access);
+        self.observer.metrics.adopt(&snapshot);
+        if let Some(upstreams) = upstreams {
+            self.upstreams.store(Arc::new(upstreams));
+        }
+        self.current.store(Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// Takes the keys that are known now into the snapshot.
+    pub fn take_keys(&self) {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.current.load_full();
+        let keyring = self.keys.keyring(&old.policy);
+        self.current.store(Arc::new(old.with_keyring(keyring)));
+    }
+
+    /// Asks for an issuer's keys once more, and takes what came of it.
+    pub async fn refresh_keys(&self, issuer: &str) {
+        self.keys.refresh(issuer).await;
+        self.take_keys();
+    }
+
+    /// Takes keys into the snapshot whenever they change, for as long as the gate lives.
+    pub async fn follow_keys(self: Arc<Self>) {
+        let mut changes = self.keys.changes();
+        loop {
+            self.take_keys();
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl AdminView for Gate {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.observer.metrics
+    }
+}

@@ -1,0 +1,246 @@
+//! The way of a request, on one screen: screen, decide, rewrite, send, respond, record.
+//!
+//! **Invariant:** there is always an answer and always a record. Every way out of [`handle`] returns a response.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{BodyProgress, RequestBody, ResponseBody};
+use super::failure::Failure;
+use super::gate::Gate;
+use super::respond::{self, Asked};
+use super::rewrite::{self, Way, X_REQUEST_ID};
+use super::screen::{Screened, screen};
+use super::stream::StreamFacts;
+use super::upgrade::Tunnel;
+use crate::access::{Head, Permit, Refusal, Snapshot, Verdict, decide};
+use crate::clock;
+use crate::observe::{Outcome, Record};
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    /// `None` on a Unix socket.
+    pub address: Option<IpAddr>,
+    pub tls: bool,
+    /// What the stream knows of each head; `None` for HTTP/2.
+    pub facts: Option<Arc<StreamFacts>>,
+}
+
+/// Why a request is not forwarded, or how its forwarding failed.
+enum Stop {
+    Denied(Box<Refusal>),
+    Failed(Failure, String),
+}
+
+pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+    let id = request_id(request.headers());
+    let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
+    record.peer = peer.address;
+    let (version, grpc) = (request.version(), respond::is_grpc(request.headers()));
+    let work = AssertUnwindSafe(serve(gate, peer, request, record)).catch_unwind();
+    match work.await {
+        Ok(response) => response,
+        // The record was dropped while unwinding and is written; the caller still gets an answer.
+        Err(_) => respond::failed(Failure::Panicked, &Asked { request_id: &id, version, grpc }),
+    }
+}
+
+async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
+    let snapshot = gate.snapshot();
+    let (id, version, grpc) = (record.request_id.clone(), request.version(), respond::is_grpc(request.headers()));
+    let asked = Asked { request_id: &id, version, grpc };
+    let method = request.method().clone();
+    let facts = peer.facts.as_ref().and_then(|facts| facts.next_head());
+    let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
+        Ok(screened) => screened,
+        Err(failure) => return finish_failed(failure, String::new(), &asked, record),
+    };
+    let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
+    let stop = match verdict {
+        Ok(Verdict::Metadata { service }) => {
+            record.outcome = Outcome::Own;
+            return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
+        }
+        Ok(Verdict::Forward(permit)) => {
+            note_permit(&mut record, &snapshot, &permit);
+            match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
+                Ok(Forwarded::Response(response)) => return finish(response, record),
+                Ok(Forwarded::Tunnel(response, tunnel)) => {
+                    record.status = response.status();
+                    record.reason = None;
+                    gate.tunnels_open.send_modify(|open| *open += 1);
+                    tokio::spawn(async move {
+                        tunnel.run(record).await;
+                        gate.tunnels_open.send_modify(|open| *open -= 1);
+                    });
+                    return response;
+                }
+                Err((failure, detail)) => Stop::Failed(failure, detail),
+            }
+        }
+        Err(refusal) => Stop::Denied(refusal),
+    };
+    match stop {
+        Stop::Failed(failure, detail) => finish_failed(failure, detail, &asked, record),
+        Stop::Denied(refusal) => {
+            note_refusal(&mut record, &snapshot, &refusal);
+            finish(respond::denied(&snapshot.policy, &refusal, &asked), record)
+        }
+    }
+}
+
+/// Decides; if the token's key is unknown, asks the issuer once and decides once more, with what is then in force.
+async fn decide_with_keys(
+    gate: &Gate,
+    snapshot: Arc<Snapshot>,
+    request: &Request<Incoming>,
+    screened: &Screened,
+) -> (Arc<Snapshot>, Result<Verdict, Box<Refusal>>) {
+    let head = Head {
+        method: request.method(),
+        host: &screened.host,
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    };
+    let verdict = decide(&snapshot, &head, clock::unix_now());
+    let wanted = match &verdict {
+        Err(refusal) => refusal.denial.wants_keys_of(),
+        Ok(Verdict::Forward(permit)) => permit.reported().and_then(|denial| denial.wants_keys_of()),
+        Ok(Verdict::Metadata { .. }) => None,
+    };
+    let Some(issuer) = wanted else { return (snapshot, verdict) };
+    gate.refresh_keys(&snapshot.policy.issuers[issuer].url).await;
+    let snapshot = gate.snapshot();
+    let verdict = decide(&snapshot, &head, clock::unix_now());
+    (snapshot, verdict)
+}
+
+enum Forwarded {
+    Response(Response<ResponseBody>),
+    Tunnel(Response<ResponseBody>, Tunnel),
+}
+
+async fn forward(
+    gate: &Gate,
+    snapshot: &Arc<Snapshot>,
+    peer: &Peer,
+    mut request: Request<Incoming>,
+    screened: &Screened,
+    permit: Permit,
+    record: &mut Record,
+) -> Result<Forwarded, (Failure, String)> {
+    let timeout = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
+    let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
+    let broken = || (Failure::TargetInvalid, String::new());
+    let head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
+    if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
+        return Err((Failure::BodyTooLarge, String::new()));
+    }
+    let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
+    let progress = Arc::new(BodyProgress::default());
+    let body = RequestBody::new(request.into_body(), snapshot.clone(), progress.clone());
+    let sent = clock::instant_now();
+    let answer = gate.upstreams().send(head.map(|()| body), &progress, timeout).await;
+    record.upstream = Some(clock::instant_now().duration_since(sent));
+    let mut response = answer?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = client.filter(|_| is_websocket(response.headers())) else {
+            return Err((Failure::UpgradeInvalid, String::new()));
+        };
+        let tunnel = Tunnel {
+            client,
+            upstream: hyper::upgrade::on(&mut response),
+            facts: peer.facts.clone(),
+            idle: snapshot.policy.timeouts.tunnel_idle,
+            closing: gate.closing_tunnels.subscribe(),
+        };
+        let (mut parts, _) = response.into_parts();
+        rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
+        parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+        parts.headers.insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
+        return Ok(Forwarded::Tunnel(Response::from_parts(parts, ResponseBody::own("")), tunnel));
+    }
+    let (mut parts, body) = response.into_parts();
+    rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
+    Ok(Forwarded::Response(Response::from_parts(parts, ResponseBody::upstream(body, snapshot.clone()))))
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(http::header::UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<ResponseBody> {
+    record.status = response.status();
+    if matches!(record.outcome, Outcome::Permitted | Outcome::Public | Outcome::Own) {
+        record.reason = None;
+    }
+    response.body_mut().attach(record);
+    response
+}
+
+fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, mut record: Record) -> Response<ResponseBody> {
+    record.outcome = Outcome::Failed;
+    record.reason = Some(failure.row().code);
+    record.detail = detail.into();
+    finish(respond::failed(failure, asked), record)
+}
+
+fn note_permit(record: &mut Record, snapshot: &Snapshot, permit: &Permit) {
+    let service = &snapshot.policy.services[permit.service()];
+    record.service = service.name.clone();
+    record.route = service.routes[permit.route()].key.clone();
+    record.outcome = match (permit.reported(), permit.identity()) {
+        (Some(_), _) => Outcome::Reported,
+        (None, Some(_)) => Outcome::Permitted,
+        (None, None) => Outcome::Public,
+    };
+    if let Some(denial) = permit.reported() {
+        record.reason = Some(denial.row().code);
+        record.detail = denial.detail();
+    }
+    note_identity(record, permit.identity());
+}
+
+fn note_refusal(record: &mut Record, snapshot: &Snapshot, refusal: &Refusal) {
+    record.outcome = Outcome::Denied;
+    record.reason = Some(refusal.denial.row().code);
+    record.detail = refusal.denial.detail();
+    if let Some(service) = refusal.service.map(|service| &snapshot.policy.services[service]).filter(|service| !service.own) {
+        record.service = service.name.clone();
+        if let Some(route) = refusal.route {
+            record.route = service.routes[route].key.clone();
+        }
+    }
+    note_identity(record, refusal.identity.as_ref());
+}
+
+fn note_identity(record: &mut Record, identity: Option<&crate::access::Identity>) {
+    if let Some(identity) = identity {
+        record.subject = Some(identity.claims().subject.clone());
+        record.client_id = identity.claims().client_id.clone();
+        record.remembered = Some(identity.was_remembered());
+    }
+}
+
+/// The caller's request id if it is a sane one, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    const REQUEST_ID_BYTES_MAX: usize = 128;
+    let sane = |id: &&str| {
+        !id.is_empty()
+            && id.len() <= REQUEST_ID_BYTES_MAX
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte))
+    };
+    let taken = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane);
+    taken.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}

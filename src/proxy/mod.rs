@@ -1,0 +1,27 @@
+//! The wire: everything that touches a socket on behalf of a request, in the order of its way.
+
+mod accept;
+mod body;
+mod connection;
+mod failure;
+mod framing;
+mod gate;
+mod handle;
+mod respond;
+mod rewrite;
+mod screen;
+mod stream;
+mod tls;
+mod upgrade;
+mod upstream;
+
+pub use accept::{Listeners, Prepared};
+pub use failure::{Failure, FailureRow};
+pub use gate::{Gate, Phase};
+
+use crate::policy::Policy;
+
+/// Whether the policy's certificate and key can be used.
+pub fn check_tls(policy: &Policy) -> Result<(), String> {
+    policy.tls.as_ref().map(tls::server_config).transpose().map(drop)
+}

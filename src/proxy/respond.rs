@@ -1,0 +1,135 @@
+//! Step 13. The gate's own answers: problem details (RFC 9457), or the same as a gRPC status.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
+    CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use serde_json::json;
+
+use super::body::ResponseBody;
+use super::failure::Failure;
+use super::rewrite::X_REQUEST_ID;
+use crate::access::{Denial, Refusal};
+use crate::oauth;
+use crate::policy::Policy;
+
+/// Seconds after which keys are worth asking for again.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// What an answer must know of its request.
+pub struct Asked<'a> {
+    pub request_id: &'a str,
+    pub version: Version,
+    pub grpc: bool,
+}
+
+/// Whether a request is gRPC, whose clients read a status from trailers and no body.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type == "application/grpc" || content_type.starts_with("application/grpc+") || content_type.starts_with("application/grpc;")
+}
+
+/// The answer to a request that the policy refuses.
+pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response<ResponseBody> {
+    let row = refusal.denial.row();
+    let mut problem = json!({
+        "type": "about:blank", "title": row.title, "status": row.status.as_u16(), "code": row.code,
+        "detail": row.cure, "request_id": asked.request_id,
+    });
+    if let Denial::ScopeMissing { missing } = &refusal.denial {
+        problem["required_scopes"] = json!(oauth::scopes_to_request(policy, refusal));
+        problem["missing_scopes"] = json!(missing);
+    }
+    let mut response = answer(row.status, row.title, &problem, asked);
+    if let Some(challenge) = oauth::challenge(policy, refusal) {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let Denial::MethodUnknown { allow } = &refusal.denial
+        && let Ok(allow) = HeaderValue::try_from(allow.as_str())
+    {
+        response.headers_mut().insert(ALLOW, allow);
+    }
+    if let Denial::KeysUnavailable { .. } = refusal.denial {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    response
+}
+
+/// The answer to a request that failed on the wire.
+pub fn failed(failure: Failure, asked: &Asked<'_>) -> Response<ResponseBody> {
+    let row = failure.row();
+    let problem = json!({
+        "type": "about:blank", "title": row.title, "status": row.status.as_u16(), "code": row.code,
+        "detail": row.cure, "request_id": asked.request_id,
+    });
+    let mut response = answer(row.status, row.title, &problem, asked);
+    if row.close && asked.version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if failure == Failure::MethodRefused {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+    }
+    response
+}
+
+fn answer(status: StatusCode, title: &'static str, problem: &serde_json::Value, asked: &Asked<'_>) -> Response<ResponseBody> {
+    let mut response = match asked.grpc {
+        true => grpc(status, title),
+        false => {
+            let mut response = Response::new(ResponseBody::own(problem.to_string()));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            response
+        }
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::try_from(asked.request_id) {
+        response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+/// A gRPC answer without a message: everything in the headers ("trailers-only").
+fn grpc(status: StatusCode, title: &'static str) -> Response<ResponseBody> {
+    let code = match status.as_u16() {
+        401 => "16",
+        403 => "7",
+        404 | 405 | 421 => "12",
+        408 | 504 => "4",
+        413 | 414 => "8",
+        502 | 503 => "14",
+        400 | 417 | 501 => "3",
+        _ => "13",
+    };
+    let mut response = Response::new(ResponseBody::own(""));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    headers.insert("grpc-message", HeaderValue::from_static(title));
+    response
+}
+
+/// A service's metadata document, for anyone and from any origin: it holds nothing that is not public.
+pub fn metadata(policy: &Policy, service: usize, method: &Method, asked: &Asked<'_>) -> Response<ResponseBody> {
+    let preflight = *method == Method::OPTIONS;
+    let body = match preflight {
+        true => Vec::new(),
+        false => oauth::document(policy, &policy.services[service]),
+    };
+    let mut response = Response::new(ResponseBody::own(body));
+    *response.status_mut() = if preflight { StatusCode::NO_CONTENT } else { StatusCode::OK };
+    let headers = response.headers_mut();
+    if !preflight {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    }
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    if let Ok(id) = HeaderValue::try_from(asked.request_id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    response
+}

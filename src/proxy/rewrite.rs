@@ -1,0 +1,178 @@
+//! Step 9. From the client's head to the upstream's, and back. What the client nominated goes first, then every name
+//! that is the gate's to set, then the gate sets its own: in this order a client can neither forge nor remove them.
+
+use std::net::IpAddr;
+
+use http::header::{
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use super::screen::{Screened, connection_options};
+use crate::access::Permit;
+use crate::policy::Policy;
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What the gate itself knows of a request's way.
+pub struct Way<'w> {
+    pub peer: Option<IpAddr>,
+    pub tls: bool,
+    pub request_id: &'w str,
+    /// The gate's name in `Via`.
+    pub via: &'w str,
+}
+
+/// The head for the upstream. It takes the permit by value: without one there is nothing to forward.
+pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit, policy: &Policy, way: &Way<'_>) -> Option<Request<()>> {
+    let service = &policy.services[permit.service()];
+    let client = request.headers();
+    let nominated: Vec<&str> = connection_options(client).collect();
+    let mut headers = HeaderMap::with_capacity(client.len() + 16);
+    for (name, value) in client {
+        let text = name.as_str();
+        let hop = nominated.iter().any(|option| option.eq_ignore_ascii_case(text));
+        if !hop && !policy.managed.covers(text) && *name != COOKIE && *name != TRAILER && *name != VIA {
+            headers.append(name, value.clone());
+        }
+    }
+    carry_body_headers(client, &mut headers);
+    carry_cookies(client, &mut headers);
+    if service.forward_authorization
+        && let Some(value) = client.get(AUTHORIZATION)
+    {
+        headers.insert(AUTHORIZATION, value.clone());
+    }
+    if screened.websocket {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    decrement_max_forwards(request.method(), &mut headers);
+    forwarded(client, &mut headers, screened, policy, way);
+    insert(&mut headers, VIA, &format!("{} {}", via_version(request.version()), way.via), client.get(VIA));
+    insert(&mut headers, X_REQUEST_ID, way.request_id, None);
+    if !screened.authority.is_empty() {
+        insert(&mut headers, HOST, &screened.authority, None);
+    }
+    for (name, value) in permit.headers() {
+        headers.insert(name, value.clone());
+    }
+    let mut upstream = Request::new(());
+    *upstream.method_mut() = request.method().clone();
+    *upstream.uri_mut() = upstream_uri(&service.upstream.base, request.uri())?;
+    *upstream.headers_mut() = headers;
+    Some(upstream)
+}
+
+/// The path and query go on as they came, byte for byte.
+fn upstream_uri(base: &Uri, client: &Uri) -> Option<Uri> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = base.scheme().cloned();
+    parts.authority = base.authority().cloned();
+    parts.path_and_query = client.path_and_query().cloned();
+    Uri::from_parts(parts).ok()
+}
+
+/// How long the body is, and whether trailers follow it. hyper has checked the length, and frames the body anew.
+fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap) {
+    let coded = client.contains_key(TRANSFER_ENCODING);
+    if let (Some(length), false) = (client.get(CONTENT_LENGTH), coded) {
+        headers.insert(CONTENT_LENGTH, length.clone());
+    }
+    let wants_trailers = client.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    if wants_trailers.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers")) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let streamed = !client.contains_key(CONTENT_LENGTH);
+    if let (true, Some(trailer)) = (streamed && (coded || headers.contains_key(TE)), client.get(TRAILER)) {
+        headers.insert(TRAILER, trailer.clone());
+    }
+}
+
+/// HTTP/2 sends cookies in crumbs; HTTP/1 wants them in one line (RFC 9113 §8.2.3).
+fn carry_cookies(client: &HeaderMap, headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = client.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if !crumbs.is_empty()
+        && let Ok(value) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, value);
+    }
+}
+
+fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
+    if *method != Method::OPTIONS {
+        return;
+    }
+    if let Entry::Occupied(mut entry) = headers.entry(MAX_FORWARDS) {
+        let left = entry.get().to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        match left.and_then(|left| left.checked_sub(1)) {
+            Some(left) => drop(entry.insert(left.into())),
+            None => drop(entry.remove()),
+        }
+    }
+}
+
+/// `X-Forwarded-*` and `Forwarded` (RFC 7239) as the gate saw it; what a trusted proxy in front said is kept.
+fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, policy: &Policy, way: &Way<'_>) {
+    let trusted = way.peer.is_some_and(|peer| policy.trusted_proxies.iter().any(|net| net.contains(&peer)));
+    let said = |name: &HeaderName| if trusted { client.get(name) } else { None };
+    let peer = way.peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+    let scheme = if way.tls { "https" } else { "http" };
+    insert(headers, X_FORWARDED_FOR, &peer, said(&X_FORWARDED_FOR));
+    match said(&X_FORWARDED_PROTO) {
+        Some(value) => drop(headers.insert(X_FORWARDED_PROTO, value.clone())),
+        None => drop(headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme))),
+    }
+    match said(&X_FORWARDED_HOST) {
+        Some(value) => drop(headers.insert(X_FORWARDED_HOST, value.clone())),
+        None => insert(headers, X_FORWARDED_HOST, &screened.authority, None),
+    }
+    let node = match way.peer {
+        Some(IpAddr::V6(_)) => format!("\"[{peer}]\""),
+        _ => peer,
+    };
+    let element = format!("for={node};host=\"{}\";proto={scheme}", screened.authority);
+    insert(headers, FORWARDED, &element, said(&FORWARDED));
+}
+
+/// Sets a header, behind what was there before it.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str, before: Option<&HeaderValue>) {
+    let whole = match before.and_then(|before| before.to_str().ok()) {
+        Some(before) => format!("{before}, {value}"),
+        None => value.to_owned(),
+    };
+    if let Ok(value) = HeaderValue::try_from(whole) {
+        headers.insert(name, value);
+    }
+}
+
+fn via_version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+/// Cleans the upstream's head: hop-by-hop fields (RFC 9110 §7.6.1), identity headers, which are for requests alone, and
+/// `Alt-Svc`, which would lead clients around the gate.
+pub fn to_client(headers: &mut HeaderMap, policy: &Policy, request_id: &str) {
+    let nominated: Vec<String> = connection_options(headers).map(str::to_ascii_lowercase).collect();
+    for name in nominated {
+        headers.remove(name.as_str());
+    }
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE, ALT_SVC] {
+        headers.remove(name);
+    }
+    let identity: Vec<HeaderName> = headers.keys().filter(|name| policy.managed.is_identity(name.as_str())).cloned().collect();
+    for name in identity {
+        headers.remove(name);
+    }
+    insert(headers, X_REQUEST_ID, request_id, None);
+}

@@ -1,0 +1,177 @@
+//! Reading the configuration from the disk, and noticing that it changed.
+//!
+//! The content is compared, not the file's dates and not by a watch: a watch on a file goes deaf once Kubernetes swaps
+//! the directory that a ConfigMap's files point into. A changed content must look the same twice before it is taken,
+//! so that a half-written file is not.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::config::{ConfigErrors, Document, Fault, Place};
+use crate::policy::{Policy, compile};
+
+/// The largest file that is read: a configuration, a key set, a certificate, a secret.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where the configuration is.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+}
+
+/// A policy and the files that it was made from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub policy: Policy,
+    pub files: Vec<PathBuf>,
+}
+
+impl Source {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Reads and compiles. Every fault of the document and of the files that it names is in the error.
+    pub fn load(&self) -> Result<Loaded, ConfigErrors> {
+        let name = self.name();
+        let whole = |reason: String| ConfigErrors::new(&name, vec![whole_file(reason)]);
+        let bytes = read_file(&self.path).map_err(whole)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| whole("the file is not UTF-8 text".to_owned()))?;
+        let read: RefCell<BTreeMap<PathBuf, Vec<u8>>> = RefCell::default();
+        let files = |named: &str| {
+            let path = self.beside(named);
+            let bytes = read_file(&path)?;
+            read.borrow_mut().insert(path, bytes.clone());
+            Ok(bytes)
+        };
+        let document = Document::read(text, &|name| std::env::var(name).ok());
+        let Some(config) = &document.config else { return Err(document.into_errors(&name, Vec::new())) };
+        let mut policy = match compile(config, String::new(), &files) {
+            Ok(policy) if !document.has_faults() => policy,
+            Ok(_) => return Err(document.into_errors(&name, Vec::new())),
+            Err(faults) => return Err(document.into_errors(&name, faults)),
+        };
+        let read = read.into_inner();
+        policy.hash = hex(&fingerprint(&bytes, &read));
+        Ok(Loaded { policy, files: read.into_keys().collect() })
+    }
+
+    /// A fingerprint of what is on the disk now: equal content, equal fingerprint. A file that cannot be read counts
+    /// as one that says so.
+    pub fn look(&self, files: &[PathBuf]) -> [u8; 32] {
+        let content = |path: &Path| read_file(path).unwrap_or_else(|reason| reason.into_bytes());
+        let files = files.iter().map(|path| (path.clone(), content(path))).collect();
+        fingerprint(&content(&self.path), &files)
+    }
+
+    /// Names in the document are relative to its directory.
+    fn beside(&self, named: &str) -> PathBuf {
+        self.path.parent().map_or_else(|| PathBuf::from(named), |directory| directory.join(named))
+    }
+}
+
+fn whole_file(reason: String) -> Fault {
+    Fault { place: Some(Place { line: 1, column: 1 }), ..Fault::new(Vec::new(), reason, "see config.example.yaml") }
+}
+
+/// Reads a regular file of bounded size.
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let open = || {
+        // The kind is asked first: opening a pipe would wait for its writer.
+        let kind = std::fs::metadata(path)?;
+        match kind.is_file() {
+            true => File::open(path).map(Some),
+            false => Ok(None),
+        }
+    };
+    let file = open().map_err(|error| format!("the file cannot be read: {}", error.kind()))?;
+    let Some(file) = file else { return Err("not a file".to_owned()) };
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| format!("the file cannot be read: {}", error.kind()))?;
+    match bytes.len() as u64 > FILE_BYTES_MAX {
+        true => Err(format!("the file is larger than {FILE_BYTES_MAX} bytes")),
+        false => Ok(bytes),
+    }
+}
+
+fn fingerprint(document: &[u8], files: &BTreeMap<PathBuf, Vec<u8>>) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    let mut add = |bytes: &[u8]| {
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(bytes);
+    };
+    add(document);
+    for (path, bytes) in files {
+        add(path.as_os_str().as_encoded_bytes());
+        add(bytes);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What differs between two policies, for one log line.
+pub fn changes(old: &Policy, new: &Policy) -> String {
+    let routes = |policy: &Policy| -> BTreeMap<String, String> {
+        let services = policy.services.iter().filter(|service| !service.own);
+        let of = services.flat_map(|service| {
+            service.routes.iter().map(|route| {
+                let meaning = format!("{:?} {:?} {:?}", route.requirement, route.timeout, route.mode);
+                (format!("{} {}", service.name, route.key), meaning)
+            })
+        });
+        of.collect()
+    };
+    let (before, after) = (routes(old), routes(new));
+    let mut parts = Vec::new();
+    let mut list = |what: &str, names: Vec<&str>| {
+        const NAMED_MAX: usize = 10;
+        if !names.is_empty() {
+            let more = names.len().saturating_sub(NAMED_MAX);
+            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named: Vec<&str> = names.into_iter().take(NAMED_MAX).collect();
+            parts.push(format!("{what}: {}{rest}", named.join(", ")));
+        }
+    };
+    list("routes added", after.keys().filter(|key| !before.contains_key(*key)).map(String::as_str).collect());
+    list("routes removed", before.keys().filter(|key| !after.contains_key(*key)).map(String::as_str).collect());
+    list(
+        "routes changed",
+        after.iter().filter(|(key, meaning)| before.get(*key).is_some_and(|old| old != *meaning)).map(|(key, _)| key.as_str()).collect(),
+    );
+    let upstreams = |policy: &Policy| -> Vec<(String, String)> {
+        policy.services.iter().map(|service| (service.name.to_string(), service.upstream.base.to_string())).collect()
+    };
+    let settings = [
+        ("upstreams", upstreams(old) != upstreams(new)),
+        ("issuers", old.issuers != new.issuers),
+        ("listeners", old.listeners != new.listeners || old.admin != new.admin),
+        ("tls", old.tls != new.tls),
+        ("limits", old.limits != new.limits),
+        ("timeouts", old.timeouts != new.timeouts),
+        ("keys", old.keys != new.keys),
+        ("log", old.log != new.log),
+    ];
+    parts.extend(settings.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed")));
+    match parts.is_empty() {
+        true => "nothing that matters to a request".to_owned(),
+        false => parts.join("; "),
+    }
+}
