@@ -9,3 +9,6 @@ pub mod policy;
 pub mod keys;
 
 pub mod access;
+
+#[cfg(feature = "demo")]
+pub mod demo;
