@@ -1,4 +1,15 @@
-//! Wicketgate.
+//! Wicketgate: an authenticating reverse proxy. It lets a request through on the caller's own ticket, and keeps the gate
+//! shut.
+//!
+//! # The way of a request
+//!
+//! accept -> connection (TLS) -> handle: one snapshot of policy and keys, and the time -> route -> decide: bearer, jwt,
+//! claims, authenticate, authorize -> rewrite (needs a permit) -> upstream (body, upgrade) -> respond -> record.
+//! The files on this way open with their number; `ARCHITECTURE.md` tells it with a picture.
+//!
+//! # The law of imports
+//!
+//! A module may use what stands above it here, never what stands below it. `tests/tidy.rs` holds it.
 
 pub mod clock;
 
@@ -20,4 +31,9 @@ pub mod reload;
 
 pub mod shutdown;
 
+#[cfg(feature = "demo")]
+pub mod demo;
+
 pub mod app;
+
+pub mod cli;

@@ -1,0 +1,81 @@
+//! What the issuer publishes: its metadata and its key set, each with the headers that Logto sends.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::faults::Fault;
+use super::issuer::State;
+use super::server::{self, Reply};
+
+const CORS: HeaderValue = HeaderValue::from_static("*");
+
+/// A document as it is served.
+pub struct Document {
+    pub content_type: &'static str,
+    cache_control: Option<&'static str>,
+    pub body: Bytes,
+}
+
+/// OpenID Connect Discovery 1.0 §3 and RFC 8414 §2; Logto serves one body under both names. It lists what is served
+/// here and no more: a client that believes it must not run into a 404.
+pub fn metadata(state: &State, fault: Option<Fault>) -> Document {
+    let url = &state.url;
+    let issuer = match fault {
+        Some(Fault::WrongIssuer) => "https://other.example/oidc",
+        _ => url,
+    };
+    let body = json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{url}/jwks"),
+        "token_endpoint": format!("{url}/token"),
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+        "scopes_supported": ["openid", "offline_access", "profile", "email"],
+        "claims_supported": ["sub", "iss"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": [state.keys.current().algorithm.name()],
+    });
+    Document::new("application/json; charset=utf-8", None, &body)
+}
+
+/// Logto asks for the key set never to be cached, so a gate that obeyed to the letter would fetch it for each request.
+pub fn key_set(state: &State, fault: Option<Fault>) -> Document {
+    let body = match fault {
+        Some(Fault::EmptyKeySet) => json!({ "keys": [] }),
+        _ => state.keys.published(),
+    };
+    Document::new("application/jwk-set+json; charset=utf-8", Some("no-cache, max-age=0, must-revalidate"), &body)
+}
+
+impl Document {
+    fn new(content_type: &'static str, cache_control: Option<&'static str>, body: &Value) -> Self {
+        Self { content_type, cache_control, body: Bytes::from(body.to_string()) }
+    }
+
+    /// The answer to a GET with these headers: 304 when the caller has this very document (RFC 9110 §13.1.2).
+    pub fn reply(self, asked: &HeaderMap) -> Reply {
+        let etag = format!("\"{:x}-{}\"", self.body.len(), BASE64_STANDARD_NO_PAD.encode(digest(&SHA256, &self.body)));
+        let mut reply = match has(asked, &etag) {
+            false => server::reply(StatusCode::OK, self.content_type, self.body),
+            true => {
+                let mut reply = Reply::new(server::full(Bytes::new()));
+                *reply.status_mut() = StatusCode::NOT_MODIFIED;
+                reply
+            }
+        };
+        let headers = reply.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, CORS);
+        headers.extend(HeaderValue::from_str(&etag).ok().map(|etag| (header::ETAG, etag)));
+        headers.extend(self.cache_control.map(|rule| (header::CACHE_CONTROL, HeaderValue::from_static(rule))));
+        reply
+    }
+}
+
+fn has(asked: &HeaderMap, etag: &str) -> bool {
+    let tags = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
+    tags.flat_map(|tags| tags.split(',')).map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
