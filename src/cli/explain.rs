@@ -1,0 +1,204 @@
+//! `explain`: what would happen to a request, by the very function that the proxy calls.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::{Failed, load};
+use crate::access::{Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict, decide};
+use crate::clock;
+use crate::keys::{KeyStore, Keyring};
+use crate::oauth;
+use crate::observe::describe;
+use crate::policy::{CheckedPath, Found, Policy, Target};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  wicketgate explain GET /forecast/oslo                         without a token
+  wicketgate explain GET https://api.example/me --token \"$T\"    with one
+  wicketgate explain POST /forecast/oslo --token - < token.txt  with one that other users of this machine do not see";
+
+/// The longest token that is read from standard input.
+const INPUT_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The method, in capitals
+    method: String,
+    /// A path with an optional query, or a whole URL
+    url: String,
+    /// An access token, or `-` to read it from standard input
+    #[arg(long, env = "WICKETGATE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    #[command(flatten)]
+    config: super::ConfigArgument,
+}
+
+pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
+    let method = Method::from_bytes(arguments.method.as_bytes()).map_err(|_| Failed::Usage("that is no method".to_owned()))?;
+    let (host, path, query) = split_url(&arguments.url);
+    let token = match arguments.token.as_deref() {
+        Some("-") => Some(token_from_stdin()?),
+        token => token.map(str::to_owned),
+    };
+    let snapshot = snapshot(arguments.config.config, token.is_some()).await?;
+    let mut headers = HeaderMap::new();
+    if let Some(token) = &token {
+        let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
+        headers
+            .insert(AUTHORIZATION, value.map_err(|_| Failed::Usage("that is no token: it has bytes that no header may have".to_owned()))?);
+    }
+    let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
+    let verdict = decide(&snapshot, &head, clock::unix_now());
+    println!("request    {method} {path}");
+    show_route(&snapshot.policy, &head);
+    match verdict {
+        Ok(Verdict::Metadata { service }) => {
+            println!("decision   answered by the gate: protected-resource metadata, for everyone");
+            println!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
+        }
+        Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit),
+        Err(refusal) => show_refusal(&snapshot, &refusal),
+    }
+    Ok(())
+}
+
+fn split_url(text: &str) -> (String, String, Option<String>) {
+    let (host, target) = match text.split_once("://") {
+        Some((_, rest)) => match rest.find('/') {
+            Some(slash) => (rest[..slash].to_owned(), rest[slash..].to_owned()),
+            None => (rest.to_owned(), "/".to_owned()),
+        },
+        None => (String::new(), text.to_owned()),
+    };
+    let host = host.parse::<http::uri::Authority>().map(|authority| authority.host().to_ascii_lowercase()).unwrap_or_default();
+    match target.split_once('?') {
+        Some((path, query)) => (host, path.to_owned(), Some(query.to_owned())),
+        None => (host, target, None),
+    }
+}
+
+fn token_from_stdin() -> Result<String, Failed> {
+    let mut text = String::new();
+    let read = std::io::stdin().take(INPUT_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| Failed::Usage(format!("no token on standard input: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The policy, with the issuers' keys as they are now if a token is to be checked.
+async fn snapshot(config: PathBuf, with_keys: bool) -> Result<Snapshot, Failed> {
+    let (_, loaded) = load(config)?;
+    let policy = Arc::new(loaded.policy);
+    let remembered = Arc::new(Remembered::new(0));
+    if !with_keys {
+        let keyring = Keyring(policy.issuers.iter().map(|_| Default::default()).collect());
+        return Ok(Snapshot::new(policy, keyring, remembered));
+    }
+    let store = KeyStore::default();
+    store.adopt(&policy).map_err(Failed::Usage)?;
+    for issuer in &policy.issuers {
+        store.refresh(&issuer.url).await;
+    }
+    let keyring = store.keyring(&policy);
+    let missing: Vec<&str> =
+        policy.issuers.iter().zip(&keyring.0).filter(|(_, state)| state.keys.is_none()).map(|(issuer, _)| issuer.url.as_str()).collect();
+    match missing.is_empty() {
+        true => Ok(Snapshot::new(policy, keyring, remembered)),
+        false => Err(Failed::Unavailable(format!("the keys of {} cannot be had, so that no token can be checked", missing.join(", ")))),
+    }
+}
+
+fn show_route(policy: &Policy, head: &Head<'_>) {
+    let Ok(path) = CheckedPath::new(head.path) else { return };
+    let Some(Some(index)) = policy.service(head.host, &path) else { return };
+    let service = &policy.services[index];
+    println!("service    {}", service.name);
+    if let Found::Target(Target::Route(route), _) = service.tree.find(&path, head.method) {
+        let route = &service.routes[*route];
+        println!("route      {}", route.key);
+        println!("requires   {}", describe(&route.requirement));
+    }
+}
+
+/// The checks in the order in which they are made.
+const CHECKS: [&str; 13] = [
+    "path has one reading",
+    "host is served",
+    "route and method are named",
+    "exactly one bearer token",
+    "token is a signed JWT",
+    "issuer is accepted",
+    "type is that of an access token",
+    "algorithm is accepted",
+    "claims are whole and valid now",
+    "audience is this resource",
+    "signature is the issuer's",
+    "scopes are granted",
+    "claims and client fit the route",
+];
+
+/// Which check said no.
+fn failed_check(denial: &Denial) -> usize {
+    match denial {
+        Denial::PathAmbiguous(_) => 0,
+        Denial::HostUnknown => 1,
+        Denial::RouteUnknown | Denial::MethodUnknown { .. } => 2,
+        Denial::TokenMissing | Denial::SchemeUnknown | Denial::TokenRepeated => 3,
+        Denial::TokenTooLong { .. } | Denial::TokenMalformed(_) | Denial::TokenOpaque | Denial::TokenEncrypted | Denial::CriticalHeader => {
+            4
+        }
+        Denial::IssuerUnknown { .. } => 5,
+        Denial::TypeWrong { .. } => 6,
+        Denial::AlgorithmRefused { .. } => 7,
+        Denial::ClaimMalformed(_) | Denial::SenderConstrained => 8,
+        Denial::Expired { .. } | Denial::NotYetValid { .. } | Denial::IssuedInFuture { .. } => 8,
+        Denial::AudienceWrong { .. } => 9,
+        Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 10,
+        Denial::ScopeMissing { .. } => 11,
+        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::IdentityTooLong { .. } => 12,
+    }
+}
+
+fn show_checks(denial: Option<&Denial>, public: bool) {
+    let failed = denial.map(failed_check);
+    let last = if public { 3 } else { CHECKS.len() };
+    for (i, check) in CHECKS.iter().enumerate().take(last) {
+        match failed {
+            Some(at) if i == at => return println!("  no       {check}"),
+            _ => println!("  yes      {check}"),
+        }
+    }
+}
+
+fn show_permit(snapshot: &Snapshot, permit: &Permit) {
+    let service = &snapshot.policy.services[permit.service()];
+    let public = permit.identity().is_none() && permit.reported().is_none();
+    show_checks(permit.reported(), public);
+    match permit.reported() {
+        Some(denial) => println!("decision   let through and reported as {}: the route is in report mode", denial.row().code),
+        None if public => println!("decision   forwarded to {} without an identity: the route is public", service.upstream.base),
+        None => println!("decision   forwarded to {}", service.upstream.base),
+    }
+    for (name, value) in permit.headers() {
+        println!("upstream   {name}: {}", value.to_str().unwrap_or_default());
+    }
+}
+
+fn show_refusal(snapshot: &Snapshot, refusal: &Refusal) {
+    show_checks(Some(&refusal.denial), false);
+    let row = refusal.denial.row();
+    println!("decision   refused: {} {}", row.status.as_u16(), row.code);
+    println!("because    {}", row.title);
+    let detail = refusal.denial.detail();
+    if !detail.is_empty() {
+        println!("in detail  {detail}");
+    }
+    println!("cure       {}", row.cure);
+    if let Some(challenge) = oauth::challenge(&snapshot.policy, refusal) {
+        println!("challenge  WWW-Authenticate: {}", challenge.to_str().unwrap_or_default());
+    }
+}

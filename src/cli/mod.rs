@@ -1,0 +1,209 @@
+//! The subcommands, and what each prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the one place that talks to a terminal")]
+
+#[cfg(feature = "demo")]
+mod demo;
+mod explain;
+mod healthcheck;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::app::{App, StartError, dry_run};
+use crate::config;
+use crate::observe::{self, describe};
+use crate::policy::Policy;
+use crate::reload::{Loaded, Source};
+use crate::shutdown::Signals;
+
+/// Exit codes, after sysexits.h: what a script or a supervisor can tell apart.
+pub const EXIT_USAGE: u8 = 64;
+pub const EXIT_UNAVAILABLE: u8 = 69;
+pub const EXIT_INTERNAL: u8 = 70;
+
+const EXAMPLES: &str = "\
+Examples:
+  wicketgate demo                                  see the whole story on this machine, nothing to set up
+  wicketgate check --config wicketgate.yaml        every fault of a configuration, or a summary of its routes
+  wicketgate run --config wicketgate.yaml          serve
+  wicketgate explain GET /forecast/oslo            what would happen to this request, and why
+  wicketgate schema > wicketgate.schema.json       for completion and checks in an editor
+
+Exit codes: 0 good, 64 a fault in the configuration or the command line, 69 something needed is not there
+(a port is taken, the issuer cannot be reached), 70 an internal error.";
+
+/// An authenticating reverse proxy: it lets a request through on the caller's own ticket.
+#[derive(Debug, Parser)]
+#[command(name = "wicketgate", version, about, after_help = EXAMPLES, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgument {
+    /// The configuration
+    #[arg(short, long, env = "WICKETGATE_CONFIG", default_value = "wicketgate.yaml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    #[command(after_help = "SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once.")]
+    Run {
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Report every fault of the configuration, or a summary of its routes
+    #[command(after_help = "Exit code 0 when it could be served, 64 when not. Nothing is bound and no one is asked.")]
+    Check {
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Say what would happen to a request: route, each check, headers for the upstream, challenge for the caller
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::ExplainArguments),
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Show it all on this machine: gate, issuer and a service, with commands to try
+    #[cfg(feature = "demo")]
+    #[command(after_help = "Everything listens on loopback only; keys and tokens are made up at each start.")]
+    Demo(demo::DemoArguments),
+    /// Ask a running gate whether it is alive (for a container's health check)
+    Healthcheck {
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// How a command ends badly.
+pub(crate) enum Failed {
+    Usage(String),
+    Unavailable(String),
+    Internal(String),
+}
+
+impl From<StartError> for Failed {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(faults) => Self::Usage(faults.to_string()),
+            StartError::Unavailable(reason) => Self::Unavailable(reason),
+            StartError::Internal(reason) => Self::Internal(reason),
+        }
+    }
+}
+
+/// Runs the command line. The one entry of the binary.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let (code, reason) = match run(arguments.command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failed::Usage(reason)) => (EXIT_USAGE, reason),
+        Err(Failed::Unavailable(reason)) => (EXIT_UNAVAILABLE, reason),
+        Err(Failed::Internal(reason)) => (EXIT_INTERNAL, reason),
+    };
+    eprintln!("{reason}");
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> Result<(), Failed> {
+    match command {
+        Command::Run { config } => serve(config),
+        Command::Check { config } => check(&config),
+        Command::Explain(arguments) => in_runtime(explain::explain(arguments)),
+        Command::Schema => {
+            println!("{:#}", config::json_schema().as_value());
+            Ok(())
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => in_runtime(demo::demo(arguments)),
+        Command::Healthcheck { config } => in_runtime(healthcheck::healthcheck(config.config)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "wicketgate", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// A runtime on all cores, with the one TLS provider of the process.
+fn in_runtime<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    // It fails only when a provider is installed already, which is then this one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failed::Internal(format!("no runtime: {error}")))?.block_on(work)
+}
+
+pub(crate) fn load(path: PathBuf) -> Result<(Source, Loaded), Failed> {
+    let source = Source::new(path);
+    let loaded = source.load().map_err(|faults| Failed::Usage(faults.to_string()))?;
+    dry_run(&loaded.policy).map_err(Failed::Usage)?;
+    Ok((source, loaded))
+}
+
+fn serve(config: ConfigArgument) -> Result<(), Failed> {
+    let (source, loaded) = load(config.config)?;
+    let log = observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?;
+    in_runtime(async {
+        let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
+        let app = App::start(source, loaded, Some(log)).await?;
+        app.run(signals).await;
+        Ok(())
+    })
+}
+
+fn check(config: &ConfigArgument) -> Result<(), Failed> {
+    let (source, loaded) = load(config.config.clone())?;
+    print!("{}", summary(&loaded.policy));
+    println!("{}: good", source.path().display());
+    Ok(())
+}
+
+/// The compiled routes as a table, and what the operator should know.
+fn summary(policy: &Policy) -> String {
+    let mut text = String::new();
+    let listen: Vec<String> = policy.listeners.iter().map(ToString::to_string).collect();
+    text.push_str(&format!("listen   {}\nadmin    {}\n", listen.join(" "), policy.admin));
+    for issuer in &policy.issuers {
+        text.push_str(&format!("issuer   {}\n", issuer.url));
+    }
+    for service in policy.services.iter().filter(|service| !service.own) {
+        let path = if service.prefix.is_empty() { "/" } else { &service.prefix };
+        text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream.base));
+        text.push_str(&format!("resource {}\nmetadata {}\n", service.audiences.join(" "), service.metadata_url));
+        let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
+        for route in &service.routes {
+            let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
+            text.push_str(&format!("  {:width$}  {}{report}\n", route.key, describe(&route.requirement)));
+        }
+    }
+    text.push('\n');
+    for warning in &policy.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}
