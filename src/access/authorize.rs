@@ -99,7 +99,11 @@ fn identity_headers(policy: &Policy, service: &Service, identity: &Identity) -> 
     let all = &identity.claims().all;
     let mut headers = Vec::with_capacity(service.identity.len());
     for header in &service.identity {
-        let Some(text) = header.claim.find(all).and_then(header_text) else { continue };
+        let text = match header.claim.is_scope() {
+            true => Some(identity.claims().scopes.joined()).filter(|scopes| !scopes.is_empty()),
+            false => header.claim.find(all).and_then(header_text),
+        };
+        let Some(text) = text else { continue };
         let refused = || Denial::IdentityTooLong { header: header.name.to_string() };
         if text.len() > policy.limits.identity_header_bytes {
             return Err(refused());

@@ -11,6 +11,11 @@ impl ClaimPath {
         proper.then_some(Self(steps))
     }
 
+    /// Whether this is the `scope` claim, which is forwarded space separated, however the token writes it.
+    pub fn is_scope(&self) -> bool {
+        matches!(self.0.as_slice(), [name] if name == "scope")
+    }
+
     /// The value at this path. A claim whose own name has dots (`https://…`) is found by its whole name first.
     pub fn find<'v>(&self, claims: &'v serde_json::Map<String, serde_json::Value>) -> Option<&'v serde_json::Value> {
         if let [name] = self.0.as_slice() {

@@ -96,9 +96,12 @@ impl Failure {
                 "A transfer coding other than one chunked",
                 "send Transfer-Encoding: chunked alone",
             ),
-            Self::MethodRefused => {
-                closing(S::METHOD_NOT_ALLOWED, "method_refused", "CONNECT and TRACE are not served", "use another method")
-            }
+            Self::MethodRefused => closing(
+                S::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "CONNECT, TRACE and made-up long methods are not served",
+                "use another method",
+            ),
             Self::ExpectationUnknown => row(
                 S::EXPECTATION_FAILED,
                 "expectation_unknown",

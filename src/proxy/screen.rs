@@ -9,6 +9,9 @@ use super::failure::Failure;
 use super::framing::HeadFacts;
 use crate::policy::Policy;
 
+/// The longest method; registered ones have 17 letters at most.
+const METHOD_BYTES_MAX: usize = 32;
+
 /// What the form of a request settles.
 #[derive(Debug)]
 pub struct Screened {
@@ -21,7 +24,7 @@ pub struct Screened {
 }
 
 pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy, own_via: &str) -> Result<Screened, Failure> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str().len() > METHOD_BYTES_MAX {
         return Err(Failure::MethodRefused);
     }
     let http2 = request.version() == Version::HTTP_2;
