@@ -32,6 +32,11 @@ impl Compiler<'_> {
         self.faults.push(Fault::new(trail, reason, cure).with_text(text));
     }
 
+    /// Notes that something is missing.
+    pub fn absence(&mut self, trail: Trail, text: &str, reason: &str, cure: &str) {
+        self.faults.push(Fault { absence: true, ..Fault::new(trail, reason, cure).with_text(text) });
+    }
+
     /// Notes a `reason; cure` message.
     pub fn fault_message(&mut self, trail: Trail, text: &str, message: &str) {
         let (reason, cure) = message.split_once("; ").unwrap_or((message, "see config.example.yaml"));
@@ -65,7 +70,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         .filter_map(|(i, issuer)| compile_issuer::add(c, &mut issuers, issuer, trail(&[&"issuer", &i])))
         .collect();
     if config.services.is_empty() {
-        c.fault(trail(&[&"services"]), "", "no service", "name at least one: name, resource, upstream, routes");
+        c.absence(trail(&[&"services"]), "", "no service", "name at least one: name, resource, upstream, routes");
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let (hosts, other_hosts) = sites(c, config, &mut services);
