@@ -1,9 +1,10 @@
 //! From what the operator wrote to what it means. All faults are found, not the first one alone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
 use super::compile_issuer::{self, Issuers};
@@ -74,7 +75,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let (hosts, other_hosts) = sites(c, config, &mut services);
-    let managed = Managed::new(services.iter().flat_map(|service| &service.identity).map(|header| &header.name));
+    let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);
     let policy = Policy {
         hash,
