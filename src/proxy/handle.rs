@@ -69,6 +69,10 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         }
         Ok(Verdict::Forward(permit)) => {
             note_permit(&mut record, &snapshot, &permit);
+            if rewrite::is_last_hop(&request) {
+                record.outcome = Outcome::Own;
+                return finish(respond::last_hop(&asked), record);
+            }
             match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
                 Ok(Forwarded::Response(response)) => return finish(response, record),
                 Ok(Forwarded::Tunnel(response, tunnel)) => {

@@ -105,14 +105,20 @@ fn carry_cookies(client: &HeaderMap, headers: &mut HeaderMap) {
     }
 }
 
+/// Whether an OPTIONS request may go no further than here (RFC 9110 §7.6.2).
+pub fn is_last_hop<B>(request: &Request<B>) -> bool {
+    let left = request.headers().get(MAX_FORWARDS).and_then(|left| left.to_str().ok());
+    *request.method() == Method::OPTIONS && left.is_some_and(|left| left.parse() == Ok(0_u64))
+}
+
 fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
     if *method != Method::OPTIONS {
         return;
     }
     if let Entry::Occupied(mut entry) = headers.entry(MAX_FORWARDS) {
         let left = entry.get().to_str().ok().and_then(|text| text.parse::<u64>().ok());
-        match left.and_then(|left| left.checked_sub(1)) {
-            Some(left) => drop(entry.insert(left.into())),
+        match left {
+            Some(left) => drop(entry.insert(left.saturating_sub(1).into())),
             None => drop(entry.remove()),
         }
     }
