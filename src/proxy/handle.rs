@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::body::{BodyProgress, RequestBody, ResponseBody};
@@ -172,6 +172,9 @@ async fn forward(
         return Ok(Forwarded::Tunnel(Response::from_parts(parts, ResponseBody::own("")), tunnel));
     }
     let (mut parts, body) = response.into_parts();
+    // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
+    // closing, and a body that broke off would look whole.
+    parts.version = Version::HTTP_11;
     rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
     Ok(Forwarded::Response(Response::from_parts(parts, ResponseBody::upstream(body, snapshot.clone()))))
 }
