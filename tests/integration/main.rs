@@ -3,9 +3,11 @@
 // Builders and helpers fail a test as its own lines do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_requests;
 mod bodies;
 mod expectations;
 mod first_request;
 mod forwarding;
 mod http2;
+mod identity;
 mod support;

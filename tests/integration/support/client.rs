@@ -248,11 +248,11 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 
-    /// The `code` of a problem body; empty for an answer without a body.
+    /// The `code` of a problem body; empty for an answer of another kind.
     pub fn code(&self) -> String {
-        if self.body.is_empty() {
-            return String::new();
+        match self.header("content-type").as_deref() {
+            Some("application/problem+json") => self.json()["code"].as_str().unwrap_or_default().to_owned(),
+            _ => String::new(),
         }
-        self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 }
