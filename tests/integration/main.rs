@@ -10,4 +10,6 @@ mod first_request;
 mod forwarding;
 mod http2;
 mod identity;
+mod slow_clients;
 mod support;
+mod tls;
