@@ -29,6 +29,10 @@ impl Identity {
         &self.verified.claims
     }
 
+    pub(super) fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
     /// Whether the signature had been checked for an earlier request.
     pub fn was_remembered(&self) -> bool {
         self.remembered
@@ -64,7 +68,7 @@ pub fn authenticate(snapshot: &Snapshot, service: &Service, token: &str, now: Un
     claims.check_dates(now, policy.leeway)?;
     claims.check_audience(&service.audiences)?;
     check_signature(snapshot, issuer, signed, signature, &header)?;
-    let verified = Arc::new(Verified { claims, stamp: snapshot.issuers[issuer].stamp });
+    let verified = Arc::new(Verified::new(claims, snapshot.issuers[issuer].stamp));
     snapshot.remembered.put(digest, verified.clone());
     Ok(Identity { verified, remembered: false })
 }

@@ -3,15 +3,18 @@
 //! **Invariant:** this file is the only maker of a [`Permit`], and forwarding takes one by value.
 //!
 //! ```compile_fail,E0451
-//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: Vec::new(), reported: None };
+//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: None, reported: None };
 //! ```
+
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::authenticate::Identity;
 use super::denial::Denial;
-use crate::policy::{ClaimRule, Parameters, Policy, Requirement, Rules, Service};
+use super::remembered::Prepared;
+use crate::policy::{ClaimRule, IdentityHeader, Parameters, Policy, Requirement, Rules, Service};
 
 /// Proof that a request may be forwarded, and with which identity.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub struct Permit {
     service: usize,
     route: usize,
     identity: Option<Identity>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: Option<Arc<Prepared>>,
     reported: Option<Denial>,
 }
 
@@ -40,7 +43,7 @@ impl Permit {
 
     /// The identity headers for the upstream.
     pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.headers
+        self.headers.as_ref().map_or(&[], |prepared| &prepared.headers)
     }
 
     /// Why the request would have been refused, on a route in report mode.
@@ -58,13 +61,13 @@ pub(super) struct Place {
 
 /// A permit for a public route: no identity, whoever calls.
 pub(super) fn admit(place: Place) -> Permit {
-    Permit { service: place.service, route: place.route, identity: None, headers: Vec::new(), reported: None }
+    Permit { service: place.service, route: place.route, identity: None, headers: None, reported: None }
 }
 
 /// A permit for a route in report mode although the rules say no. An identity that was verified is passed on.
 pub(super) fn report(policy: &Policy, place: Place, identity: Option<Identity>, denial: Denial) -> Permit {
     let service = &policy.services[place.service];
-    let headers = identity.as_ref().and_then(|identity| identity_headers(policy, service, identity).ok()).unwrap_or_default();
+    let headers = identity.as_ref().and_then(|identity| identity_headers(policy, service, identity).ok());
     Permit { service: place.service, route: place.route, identity, headers, reported: Some(denial) }
 }
 
@@ -91,21 +94,26 @@ pub(super) fn authorize(
             return Err(Denial::ClientRefused);
         }
     }
-    let headers = identity_headers(policy, &policy.services[place.service], identity)?;
+    let headers = Some(identity_headers(policy, &policy.services[place.service], identity)?);
     Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None })
 }
 
-fn identity_headers(policy: &Policy, service: &Service, identity: &Identity) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
-    let all = &identity.claims().all;
-    let mut headers = Vec::with_capacity(service.identity.len());
-    for header in &service.identity {
+fn identity_headers(policy: &Policy, service: &Service, identity: &Identity) -> Result<Arc<Prepared>, Denial> {
+    let make = || make_headers(&service.identity, identity, policy.limits.identity_header_bytes);
+    identity.verified().headers(&service.identity, make)
+}
+
+fn make_headers(list: &[IdentityHeader], identity: &Identity, bytes_max: usize) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
+    let claims = identity.claims();
+    let mut headers = Vec::with_capacity(list.len());
+    for header in list {
         let text = match header.claim.is_scope() {
-            true => Some(identity.claims().scopes.joined()).filter(|scopes| !scopes.is_empty()),
-            false => header.claim.find(all).and_then(header_text),
+            true => Some(claims.scopes.joined()).filter(|scopes| !scopes.is_empty()),
+            false => header.claim.find(&claims.all).and_then(header_text),
         };
         let Some(text) = text else { continue };
         let refused = || Denial::IdentityTooLong { header: header.name.to_string() };
-        if text.len() > policy.limits.identity_header_bytes {
+        if text.len() > bytes_max {
             return Err(refused());
         }
         headers.push((header.name.clone(), HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| refused())?));

@@ -116,7 +116,7 @@ impl Denial {
             }
             Self::TokenOpaque => bad_token(
                 "token_opaque",
-                "The access token is opaque; ask the issuer for one with the parameter resource",
+                "The access token is opaque. Ask the issuer for it with resource= and the name of this resource",
                 "name this resource in the authorization request and in the token request (RFC 8707)",
             ),
             Self::TokenEncrypted => {

@@ -5,15 +5,47 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+use http::{HeaderName, HeaderValue};
 use quick_cache::sync::Cache;
 
 use super::claims::Claims;
+use crate::policy::IdentityHeader;
 
 /// A verified token's claims and what they were verified with.
 #[derive(Debug)]
 pub struct Verified {
     pub claims: Claims,
     pub stamp: u64,
+    /// The identity headers that were last made of the claims.
+    prepared: ArcSwapOption<Prepared>,
+}
+
+/// Identity headers, and the list that they were made for.
+#[derive(Debug)]
+pub struct Prepared {
+    list: Arc<[IdentityHeader]>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Verified {
+    pub fn new(claims: Claims, stamp: u64) -> Self {
+        Self { claims, stamp, prepared: ArcSwapOption::empty() }
+    }
+
+    /// The identity headers for a service: made once a token, as long as the service's list stays.
+    pub fn headers<E>(
+        &self,
+        list: &Arc<[IdentityHeader]>,
+        make: impl FnOnce() -> Result<Vec<(HeaderName, HeaderValue)>, E>,
+    ) -> Result<Arc<Prepared>, E> {
+        if let Some(prepared) = self.prepared.load_full().filter(|prepared| Arc::ptr_eq(&prepared.list, list)) {
+            return Ok(prepared);
+        }
+        let prepared = Arc::new(Prepared { list: list.clone(), headers: make()? });
+        self.prepared.store(Some(prepared.clone()));
+        Ok(prepared)
+    }
 }
 
 pub type Digest = [u8; 32];

@@ -21,15 +21,20 @@ pub struct Fault {
     pub text: String,
     pub reason: String,
     pub cure: String,
+    /// Something is not there; it may be so because what was there is at fault itself.
+    pub absence: bool,
 }
 
 impl Fault {
     pub fn new(trail: Trail, reason: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { place: None, trail, text: String::new(), reason: reason.into(), cure: cure.into() }
+        Self { place: None, trail, text: String::new(), reason: reason.into(), cure: cure.into(), absence: false }
     }
 
+    /// The text at fault. An address with a user name in it may hold a password and is not shown.
     pub fn with_text(mut self, text: impl Into<String>) -> Self {
-        self.text = text.into();
+        let text = text.into();
+        let credentials = text.contains("://") && text.contains('@');
+        self.text = if credentials { String::new() } else { text };
         self
     }
 }
@@ -60,6 +65,7 @@ pub struct ConfigErrors {
 impl ConfigErrors {
     pub fn new(source_name: &str, mut faults: Vec<Fault>) -> Self {
         faults.sort_by_key(|fault| fault.place);
+        faults.dedup();
         Self { source_name: source_name.to_owned(), faults }
     }
 }

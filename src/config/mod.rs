@@ -19,7 +19,8 @@ pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};
-pub use tree::{Environment, Node};
+pub use tree::Environment;
+use tree::Node;
 pub use units::{Size, Span};
 
 /// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
@@ -371,7 +372,7 @@ impl Document {
     pub fn read(text: &str, environment: Environment<'_>) -> Self {
         let mut faults = Vec::new();
         let mut tree = tree::parse(text, environment, &mut faults);
-        let config = tree.as_mut().and_then(|tree| read::read(tree, &mut faults));
+        let config = tree.as_mut().and_then(|tree| read::read(tree, &required_keys, &mut faults));
         Self { config, tree, faults }
     }
 
@@ -379,12 +380,13 @@ impl Document {
         !self.faults.is_empty()
     }
 
-    /// All faults, those found later placed at their line and column.
+    /// All faults, those found later placed at their line and column. That something is missing is said only when
+    /// nothing else is at fault before: it may be missing because it could not be read.
     pub fn into_errors(mut self, source_name: &str, later: Vec<Fault>) -> ConfigErrors {
-        for mut fault in later {
+        let unreadable = !self.faults.is_empty();
+        for mut fault in later.into_iter().filter(|fault| !(fault.absence && unreadable)) {
             if let Some(tree) = &self.tree {
-                let node = tree.nearest(&fault.trail);
-                fault.place.get_or_insert(node.place);
+                fault.place.get_or_insert(tree.place_of(&fault.trail, &fault.text));
             }
             self.faults.push(fault);
         }
@@ -395,4 +397,13 @@ impl Document {
 /// The JSON Schema of the document (2020-12), made from the types above.
 pub fn json_schema() -> schemars::Schema {
     schemars::schema_for!(Config)
+}
+
+/// The keys that a type of the document cannot do without, as its schema says.
+fn required_keys(type_name: &str) -> Vec<String> {
+    let schema = json_schema();
+    let schema = schema.as_value();
+    let of = if type_name == "Config" { schema } else { &schema["$defs"][type_name] };
+    let required = of["required"].as_array().into_iter().flatten();
+    required.filter_map(|key| key.as_str().map(str::to_owned)).collect()
 }

@@ -16,8 +16,11 @@ use super::tree::{Node, Value};
 /// Rounds of reading one document: a file with more faults than this is not a configuration.
 const FAULTS_MAX: usize = 100;
 
+/// Which keys a type cannot do without, by the type's name.
+type Required<'a> = &'a dyn Fn(&str) -> Vec<String>;
+
 /// Reads `T` from the tree, taking what is at fault out of it. `None` when nothing readable is left.
-pub fn read<T: DeserializeOwned>(tree: &mut Node, faults: &mut Vec<Fault>) -> Option<T> {
+pub fn read<T: DeserializeOwned>(tree: &mut Node, required: Required<'_>, faults: &mut Vec<Fault>) -> Option<T> {
     let mut taken: HashSet<(usize, String)> = HashSet::new();
     for _ in 0..FAULTS_MAX {
         let trouble = match T::deserialize(&*tree) {
@@ -27,9 +30,7 @@ pub fn read<T: DeserializeOwned>(tree: &mut Node, faults: &mut Vec<Fault>) -> Op
         let id = trouble.node.unwrap_or(tree.id);
         let mut trail = Vec::new();
         let found = find(tree, id, &mut trail)?;
-        if let Some(fault) = report(&trouble, found, &trail, &taken) {
-            faults.push(fault);
-        }
+        faults.extend(report(&trouble, found, &trail, required, &taken));
         match take(tree, id) {
             Some(entry) => taken.insert(entry),
             None => return None,
@@ -38,18 +39,30 @@ pub fn read<T: DeserializeOwned>(tree: &mut Node, faults: &mut Vec<Fault>) -> Op
     None
 }
 
-fn report(trouble: &Trouble, node: &Node, trail: &[String], taken: &HashSet<(usize, String)>) -> Option<Fault> {
-    if matches!(node.value, Value::Faulty) {
-        return None;
+fn report(trouble: &Trouble, node: &Node, trail: &[String], required: Required<'_>, taken: &HashSet<(usize, String)>) -> Vec<Fault> {
+    let fault = |reason: &str, cure: &str| Fault { place: Some(node.place), ..Fault::new(trail.to_vec(), reason, cure) };
+    let was_taken = |key: &str| taken.contains(&(node.id, key.to_owned()));
+    let keys = match &node.value {
+        Value::Faulty => return Vec::new(),
+        Value::Map(entries) => entries.iter().filter_map(|(key, _)| key.text()).collect(),
+        Value::Plain(_) | Value::Quoted(_) | Value::Substituted(_) | Value::List(_) => Vec::new(),
+    };
+    if let Some(first) = trouble.missing {
+        let mut missing = trouble.of.map(required).unwrap_or_default();
+        missing.retain(|key| !keys.contains(&key.as_str()));
+        if missing.is_empty() {
+            missing.push(first.to_owned());
+        }
+        missing.retain(|key| !was_taken(key));
+        return missing.iter().map(|key| fault(&format!("the key '{key}' is missing"), "add it, it has no default")).collect();
     }
-    if let Some(field) = trouble.missing
-        && taken.contains(&(node.id, field.to_owned()))
-    {
-        return None;
+    // A map that makes no sense after a key was taken out of it may have made sense before.
+    if matches!(node.value, Value::Map(_)) && !trouble.unknown && taken.iter().any(|(map, _)| *map == node.id) {
+        return Vec::new();
     }
     let secret = trail.last().is_some_and(|key| key.contains("secret"));
-    let text = if secret || trouble.unknown || trouble.missing.is_some() { "" } else { node.text().unwrap_or_default() };
-    Some(Fault { place: Some(node.place), ..Fault::new(trail.to_vec(), trouble.reason.clone(), trouble.cure.clone()) }.with_text(text))
+    let text = node.text().filter(|text| !secret && !trouble.unknown && !matches!(resolve(text), Resolved::Nothing));
+    vec![fault(&trouble.reason, &trouble.cure).with_text(text.unwrap_or_default())]
 }
 
 /// The node with this id and the trail to it.
@@ -101,6 +114,8 @@ fn take(node: &mut Node, id: usize) -> Option<(usize, String)> {
 pub struct Trouble {
     node: Option<usize>,
     missing: Option<&'static str>,
+    /// The type that misses it.
+    of: Option<&'static str>,
     unknown: bool,
     reason: String,
     cure: String,
@@ -126,7 +141,7 @@ impl de::Error for Trouble {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
         let message = message.to_string();
         let (reason, cure) = message.split_once("; ").unwrap_or((message.as_str(), "see config.example.yaml"));
-        Self { node: None, missing: None, unknown: false, reason: reason.to_owned(), cure: cure.to_owned() }
+        Self { node: None, missing: None, of: None, unknown: false, reason: reason.to_owned(), cure: cure.to_owned() }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -138,6 +153,11 @@ impl de::Error for Trouble {
             de::Unexpected::Seq => "a list",
             de::Unexpected::Map => "a map",
             _ => "something else",
+        };
+        let expected = match expected.to_string().as_str() {
+            "u32" | "u64" => "a whole number".to_owned(),
+            expected if expected.starts_with("struct ") => "a map".to_owned(),
+            expected => expected.to_owned(),
         };
         Self::custom(format!("{kind} where {expected} is expected; see config.example.yaml"))
     }
@@ -156,7 +176,7 @@ impl de::Error for Trouble {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { missing: Some(field), ..Self::custom(format!("the key '{field}' is missing; add it, it has no default")) }
+        Self { missing: Some(field), ..Self::custom("a key is missing; add it") }
     }
 }
 
@@ -269,9 +289,19 @@ impl<'de> Deserializer<'de> for &Node {
         visitor.visit_enum(word).map_err(|trouble| trouble.at(self))
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(self, name: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, Trouble> {
+        if let Value::List(_) = self.value {
+            return Err(<Trouble as de::Error>::invalid_type(de::Unexpected::Seq, &"a map").at(self));
+        }
+        self.visit(visitor, false).map_err(|trouble| match trouble.node == Some(self.id) {
+            true => Trouble { of: Some(name), ..trouble },
+            false => trouble,
+        })
+    }
+
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        seq tuple tuple_struct map identifier ignored_any
     }
 }
 

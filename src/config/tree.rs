@@ -37,17 +37,20 @@ pub enum Value {
 }
 
 impl Node {
-    /// The value that a trail leads to, or the nearest one above it.
-    pub fn nearest(&self, trail: &[String]) -> &Node {
-        let Some((step, rest)) = trail.split_first() else { return self };
+    /// Where the value that a trail leads to stands, or the nearest thing above it. When `text` is not the value's, it
+    /// is the key that is meant.
+    pub fn place_of(&self, trail: &[String], text: &str) -> Place {
+        let Some((step, rest)) = trail.split_first() else { return self.place };
         match &self.value {
-            Value::List(items) => step.parse::<usize>().ok().and_then(|i| items.get(i)).map_or(self, |node| node.nearest(rest)),
+            Value::List(items) => {
+                step.parse::<usize>().ok().and_then(|i| items.get(i)).map_or(self.place, |node| node.place_of(rest, text))
+            }
             Value::Map(entries) => match entries.iter().find(|(key, _)| key.text() == Some(step)) {
-                Some((key, _)) if rest.is_empty() => key,
-                Some((_, value)) => value.nearest(rest),
-                None => self,
+                Some((key, value)) if rest.is_empty() && value.text() != Some(text) => key.place,
+                Some((_, value)) => value.place_of(rest, text),
+                None => self.place,
             },
-            _ => self,
+            Value::Plain(_) | Value::Quoted(_) | Value::Substituted(_) | Value::Faulty => self.place,
         }
     }
 

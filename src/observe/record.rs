@@ -84,8 +84,6 @@ pub struct Record {
 
 impl Record {
     pub fn begin(observer: &Arc<Observer>, request_id: String, method: Method, path: &str, version: Version) -> Self {
-        const PATH_BYTES_LOGGED_MAX: usize = 1024;
-        let end = path.len().min(PATH_BYTES_LOGGED_MAX);
         observer.metrics.requests_in_flight.inc();
         Self {
             observer: observer.clone(),
@@ -93,7 +91,7 @@ impl Record {
             request_id,
             peer: None,
             method,
-            path: path.get(..end).unwrap_or("-").to_owned(),
+            path: loggable_path(path),
             version,
             service: Arc::clone(&observer.metrics.nowhere),
             route: Arc::clone(&observer.metrics.nowhere),
@@ -119,7 +117,7 @@ impl Record {
             target: "access",
             request_id = self.request_id,
             peer = self.peer.map(tracing::field::display),
-            method = self.method.as_str(),
+            method = cut(self.method.as_str(), METHOD_BYTES_LOGGED_MAX),
             path = self.path,
             version = ?self.version,
             service = &*self.service,
@@ -137,6 +135,23 @@ impl Record {
     }
 }
 
+const PATH_BYTES_LOGGED_MAX: usize = 1024;
+const METHOD_BYTES_LOGGED_MAX: usize = 20;
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.len().min(bytes_max)).unwrap_or("-")
+}
+
+/// A path as the log shows it: cut, and without a token that a client put into it by mistake.
+fn loggable_path(path: &str) -> String {
+    let path = cut(path, PATH_BYTES_LOGGED_MAX);
+    if !path.contains("eyJ") {
+        return path.to_owned();
+    }
+    let shown = |segment| if str::contains(segment, "eyJ") { "[token]" } else { segment };
+    path.split('/').map(shown).collect::<Vec<_>>().join("/")
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -147,5 +162,17 @@ impl Drop for Record {
         if self.observer.access_log.load(Ordering::Relaxed) {
             self.write_access_line();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_in_the_path_is_not_logged() {
+        assert_eq!(loggable_path("/me/eyJhbGciOiJFUzM4NCJ9.e30.c2ln/x"), "/me/[token]/x");
+        assert_eq!(loggable_path("/forecast/oslo"), "/forecast/oslo");
+        assert!(loggable_path(&"/a".repeat(5000)).len() <= PATH_BYTES_LOGGED_MAX);
     }
 }

@@ -1,9 +1,10 @@
 //! From what the operator wrote to what it means. All faults are found, not the first one alone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
 use super::compile_issuer::{self, Issuers};
@@ -30,6 +31,11 @@ pub(super) struct Compiler<'a> {
 impl Compiler<'_> {
     pub fn fault(&mut self, trail: Trail, text: &str, reason: impl Into<String>, cure: impl Into<String>) {
         self.faults.push(Fault::new(trail, reason, cure).with_text(text));
+    }
+
+    /// Notes that something is missing.
+    pub fn absence(&mut self, trail: Trail, text: &str, reason: &str, cure: &str) {
+        self.faults.push(Fault { absence: true, ..Fault::new(trail, reason, cure).with_text(text) });
     }
 
     /// Notes a `reason; cure` message.
@@ -65,11 +71,11 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         .filter_map(|(i, issuer)| compile_issuer::add(c, &mut issuers, issuer, trail(&[&"issuer", &i])))
         .collect();
     if config.services.is_empty() {
-        c.fault(trail(&[&"services"]), "", "no service", "name at least one: name, resource, upstream, routes");
+        c.absence(trail(&[&"services"]), "", "no service", "name at least one: name, resource, upstream, routes");
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let (hosts, other_hosts) = sites(c, config, &mut services);
-    let managed = Managed::new(services.iter().flat_map(|service| &service.identity).map(|header| &header.name));
+    let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);
     let policy = Policy {
         hash,

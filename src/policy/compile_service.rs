@@ -42,7 +42,7 @@ pub fn all(c: &mut Compiler<'_>, config: &Config, issuers: &mut Issuers, everyon
                 .collect(),
         };
         if compiled.issuers.is_empty() && config.issuer.is_none() && service.issuer.is_none() {
-            c.fault(at("name"), &service.name, "no issuer for this service", "add issuer: at the top or here; it has no default");
+            c.absence(at("name"), &service.name, "no issuer for this service", "add issuer: at the top or here; it has no default");
         }
         services.push(compiled);
     }
@@ -65,14 +65,14 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         issuers: Vec::new(),
         routes: Vec::new(),
         tree: Tree::default(),
-        identity,
+        identity: identity.into(),
         forward_authorization: service.forward_authorization,
         scopes: Vec::new(),
         own: false,
         prefix,
     };
     if service.routes.0.is_empty() {
-        c.fault(at("routes"), "", "no route, so that everything would be refused", "name at least one, as in GET /healthz: public");
+        c.absence(at("routes"), "", "no route, so that everything would be refused", "name at least one, as in GET /healthz: public");
     }
     for (text, written) in &service.routes.0 {
         let mut place = at("routes");
@@ -95,7 +95,7 @@ impl Service {
             issuers: Vec::new(),
             routes: Vec::new(),
             tree,
-            identity: Vec::new(),
+            identity: Arc::new([]),
             forward_authorization: false,
             scopes: Vec::new(),
             own: true,
@@ -164,6 +164,8 @@ fn metadata_url(c: &mut Compiler<'_>, service: &config::Service, audiences: &[St
             c.fault(place, text, "no web address", "write https, host and path, where clients reach this service");
             String::new()
         }
+        // What is no URI at all is reported as such.
+        _ if Url::parse(text).is_err() => String::new(),
         _ => {
             let cure = "add public_url: with the address where clients reach this service";
             c.fault(place, text, "not a web address, so that clients could not find the metadata document", cure);

@@ -12,12 +12,12 @@ mod route_key;
 mod scope;
 mod table;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
@@ -129,7 +129,8 @@ pub struct Service {
     pub issuers: Vec<usize>,
     pub routes: Vec<Route>,
     pub tree: Tree<Target>,
-    pub identity: Vec<IdentityHeader>,
+    /// Shared, so that headers made for a token are known to be made for this very list.
+    pub identity: Arc<[IdentityHeader]>,
     pub forward_authorization: bool,
     /// Scopes that some route asks for, for `scopes_supported`.
     pub scopes: Vec<String>,

@@ -80,9 +80,21 @@ impl<'a> CheckedPath<'a> {
     }
 }
 
-/// The characters of RFC 3986's `pchar` and the slash, and those that browsers send unescaped in a path.
+/// The characters of RFC 3986's `pchar` and the slash, and those that browsers send unescaped in a path; as a table,
+/// since every byte of every path is looked up.
+const PATH_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let allowed = b"-._~!$&'()*+,=:@/[]|^0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut i = 0;
+    while i < allowed.len() {
+        table[allowed[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
 fn is_path_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@/[]|^".contains(&byte)
+    PATH_BYTES[usize::from(byte)]
 }
 
 fn decode(raw: &str) -> Result<String, PathFault> {

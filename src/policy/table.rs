@@ -4,8 +4,7 @@
 //! literal goes before a parameter, a parameter before `**`. The path is settled first and the method second, so
 //! that a request can never slip to a wider route by choosing a method that the narrower one does not name.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use http::Method;
 
 use super::path::CheckedPath;

@@ -1,0 +1,96 @@
+//! What the decision costs: one line a case. `cargo bench --bench decide`
+//!
+//! The snapshot is that of a real configuration, the tokens are signed by the demo's issuer.
+
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+use wicketgate::access::{Head, Remembered, Snapshot, decide};
+use wicketgate::clock;
+use wicketgate::config::Document;
+use wicketgate::demo::issuer::{Issuer, Resource, Settings, SigningAlgorithm, TokenRequest};
+use wicketgate::keys::KeyStore;
+use wicketgate::policy::compile;
+
+const RESOURCE: &str = "https://api.weather.example";
+
+/// A policy with this many routes of several shapes, `GET /forecast/{city}` among them.
+fn yaml(issuer: &str, routes: usize) -> String {
+    let mut text = format!(
+        "issuer: {issuer}\nservices:\n  - name: weather\n    resource: {RESOURCE}\n    upstream: http://127.0.0.1:1\n    routes:\n      GET /forecast/{{city}}: read:weather\n      GET /public: public\n"
+    );
+    for i in 0..routes.saturating_sub(2) {
+        match i % 3 {
+            0 => text.push_str(&format!("      GET /area{i}/{{id}}: read:weather\n")),
+            1 => text.push_str(&format!("      POST,PUT /area{i}/{{id}}/things/{{thing}}: write:weather\n")),
+            _ => text.push_str(&format!("      /area{i}/**: {{ any: [read:weather, admin] }}\n")),
+        }
+    }
+    text
+}
+
+async fn snapshot(issuer: &Issuer, routes: usize, remembered: usize) -> Snapshot {
+    let document = Document::read(&yaml(issuer.url(), routes), &|_| None);
+    let policy = compile(document.config.as_ref().expect("a document"), String::new(), &|_| Err(String::new())).expect("a policy");
+    let store = KeyStore::default();
+    store.adopt(&policy).expect("an issuer");
+    store.refresh(issuer.url()).await;
+    let keyring = store.keyring(&policy);
+    Snapshot::new(Arc::new(policy), keyring, Arc::new(Remembered::new(remembered)))
+}
+
+fn headers(token: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).expect("a header"));
+    headers
+}
+
+fn ask(snapshot: &Snapshot, path: &str, headers: &HeaderMap, now: i64) -> bool {
+    let head = Head { method: &Method::GET, host: "api.weather.example", path, query: None, headers };
+    decide(black_box(snapshot), black_box(&head), now).is_ok()
+}
+
+fn cases(c: &mut Criterion) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let settings = Settings { resources: vec![Resource::new(RESOURCE, &[])], clients: Vec::new(), token_lifetime_seconds: 3600 };
+    let issuer = runtime.block_on(Issuer::start(loopback, settings)).expect("an issuer");
+    let token = |issuer: &Issuer| {
+        issuer.token(TokenRequest {
+            resource: RESOURCE.to_owned(),
+            scope: Some("read:weather openid".to_owned()),
+            ..TokenRequest::default()
+        })
+    };
+    let now = clock::unix_now();
+    let none = HeaderMap::new();
+    for routes in [10, 1000] {
+        let snapshot = runtime.block_on(snapshot(&issuer, routes, 1000));
+        let good = headers(&token(&issuer));
+        assert!(ask(&snapshot, "/forecast/oslo", &good, now) && ask(&snapshot, "/public", &none, now));
+        c.bench_function(&format!("remembered token, {routes} routes"), |b| b.iter(|| ask(&snapshot, "/forecast/oslo", &good, now)));
+        c.bench_function(&format!("public route, {routes} routes"), |b| b.iter(|| ask(&snapshot, "/public", &none, now)));
+        c.bench_function(&format!("no token, {routes} routes"), |b| b.iter(|| ask(&snapshot, "/forecast/oslo", &none, now)));
+        c.bench_function(&format!("unknown path, {routes} routes"), |b| b.iter(|| ask(&snapshot, "/nowhere/at/all", &good, now)));
+        c.bench_function(&format!("ambiguous path, {routes} routes"), |b| {
+            b.iter(|| ask(&snapshot, "/public/../forecast/oslo", &good, now))
+        });
+    }
+    for algorithm in SigningAlgorithm::ALL {
+        issuer.rotate(algorithm);
+        let snapshot = runtime.block_on(snapshot(&issuer, 10, 0));
+        let good = headers(&token(&issuer));
+        assert!(ask(&snapshot, "/forecast/oslo", &good, now));
+        c.bench_function(&format!("{} token for the first time", algorithm.name()), |b| {
+            b.iter(|| ask(&snapshot, "/forecast/oslo", &good, now))
+        });
+    }
+}
+
+criterion_group!(benches, cases);
+criterion_main!(benches);
