@@ -13,3 +13,5 @@ mod identity;
 mod slow_clients;
 mod support;
 mod tls;
+mod tunnels;
+mod upstream_faults;
