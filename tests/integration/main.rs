@@ -10,6 +10,7 @@ mod first_request;
 mod forwarding;
 mod http2;
 mod identity;
+mod many_services;
 mod slow_clients;
 mod support;
 mod tls;
