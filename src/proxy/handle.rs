@@ -43,7 +43,8 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> 
     let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
     record.peer = peer.address;
     let (version, grpc) = (request.version(), respond::is_grpc(request.headers()));
-    let work = AssertUnwindSafe(serve(gate, peer, request, record)).catch_unwind();
+    // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
+    let work = AssertUnwindSafe(Box::pin(serve(gate, peer, request, record))).catch_unwind();
     match work.await {
         Ok(response) => response,
         // The record was dropped while unwinding and is written; the caller still gets an answer.
