@@ -98,3 +98,19 @@ async fn a_certificate_without_its_key_changes_nothing() {
     assert!(ask(&gate, &new).await.unwrap().starts_with("HTTP/1.1 200 "));
     assert_eq!(gate.metric("wicketgate_config_last_reload_successful").await, Some(1.0));
 }
+
+#[tokio::test]
+async fn tls_can_be_turned_on_while_connections_are_open() {
+    let (issuer, upstream, certificate) = (issuer().await, Upstream::friendly().await, Certificate::new());
+    let plain = gate(&issuer, &upstream).file("tls.crt", &certificate.pem).file("tls.key", &certificate.key_pem);
+    let mut gate = plain.start().await;
+    let mut open = Connection::open(gate.address()).await;
+    open.write(&gate.get("/public/a").bytes("")).await;
+    assert_eq!(open.answer("GET").await.status, 200);
+
+    gate.rewrite(&super::support::gate(&issuer, &upstream).settings(TLS).yaml()).await;
+
+    assert!(ask(&gate, &certificate).await.unwrap().starts_with("HTTP/1.1 200 "));
+    open.write(&gate.get("/public/a").bytes("")).await;
+    assert_eq!(open.answer("GET").await.status, 200);
+}
