@@ -99,6 +99,11 @@ impl Connection {
         let _ = soon("writing", self.stream.write_all(bytes)).await;
     }
 
+    /// Writes at once, before any other task gets its turn. For what fits into the socket.
+    pub fn write_now(&self, bytes: &[u8]) {
+        assert_eq!(self.stream.try_write(bytes).unwrap(), bytes.len());
+    }
+
     /// Reads until the text has been seen: everything that was read, up to its end.
     pub async fn read_until(&mut self, text: &str) -> String {
         loop {
