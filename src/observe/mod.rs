@@ -11,4 +11,4 @@ pub use admin::{Admin, AdminView, describe};
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::Metrics;
-pub use record::{Observer, Outcome, Record};
+pub use record::{CLIENT_GONE, Observer, Outcome, Record};

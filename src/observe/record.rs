@@ -58,6 +58,14 @@ impl Observer {
     }
 }
 
+/// The reason of a request whose client left.
+pub const CLIENT_GONE: &str = "client_gone";
+
+/// The status of a request whose client left before its answer: never sent, and no fault of the gate's or the service's.
+fn unanswered() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
 /// The record of one request. It is written when it is dropped, so that no way out of a request goes without.
 #[derive(Debug)]
 pub struct Record {
@@ -95,9 +103,9 @@ impl Record {
             version,
             service: Arc::clone(&observer.metrics.nowhere),
             route: Arc::clone(&observer.metrics.nowhere),
-            status: StatusCode::INTERNAL_SERVER_ERROR,
+            status: unanswered(),
             outcome: Outcome::Failed,
-            reason: Some("client_gone"),
+            reason: Some(CLIENT_GONE),
             detail: Cow::Borrowed(""),
             subject: None,
             client_id: None,
@@ -156,6 +164,10 @@ impl Drop for Record {
     fn drop(&mut self) {
         if std::thread::panicking() {
             (self.outcome, self.reason, self.status) = (Outcome::Failed, Some("internal"), StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        // Permitted, but nobody was there any more when the answer came.
+        if self.status == unanswered() && matches!(self.outcome, Outcome::Permitted | Outcome::Public) {
+            (self.outcome, self.reason) = (Outcome::Failed, Some(CLIENT_GONE));
         }
         self.observer.metrics.requests_in_flight.dec();
         self.observer.metrics.count(self);

@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::failure::Failure;
 use crate::access::Snapshot;
-use crate::observe::{Outcome, Record};
+use crate::observe::{CLIENT_GONE, Outcome, Record};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -173,7 +173,7 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         let ended = self.ended || self.is_end_stream();
         if let (Some(record), false) = (&mut self.record, ended) {
-            record.reason.get_or_insert("client_gone");
+            record.reason.get_or_insert(CLIENT_GONE);
         }
     }
 }

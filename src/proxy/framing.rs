@@ -1,5 +1,6 @@
-//! What an HTTP/1 parser does not show: where each request's head begins and ends on the wire, and whether it said its
-//! length in two ways. hyper drops `Content-Length` beside `Transfer-Encoding`, so that nobody after it can refuse.
+//! What an HTTP/1 parser does not show: where each request's head begins and ends on the wire, whether it said its
+//! length in two ways, and whether its target had a fragment. hyper drops `Content-Length` beside `Transfer-Encoding`, and
+//! fragments, so that nobody after it can refuse.
 //!
 //! The tracker only watches bytes go by. It never changes one, and hyper stays the one parser that decides.
 
@@ -15,6 +16,8 @@ const HEADS_MAX: usize = 64;
 pub struct HeadFacts {
     /// Both `Content-Length` and `Transfer-Encoding` (RFC 9112 §6.3).
     pub both_lengths: bool,
+    /// A `#` in the request line: no target has a fragment (RFC 9112 §3.2).
+    pub fragment: bool,
 }
 
 #[derive(Debug)]
@@ -29,6 +32,7 @@ struct HeadSoFar {
     lines: usize,
     length: Option<u64>,
     coded: bool,
+    fragment: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,9 @@ impl FramingTracker {
     fn read_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let part = &bytes[..end.unwrap_or(bytes.len())];
+        if let State::Head(head) = &mut self.state {
+            head.fragment |= head.lines == 0 && part.contains(&b'#');
+        }
         let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
         self.line.extend_from_slice(&part[..part.len().min(room)]);
         let Some(end) = end else { return &[] };
@@ -119,7 +126,7 @@ impl FramingTracker {
         if self.heads.len() >= HEADS_MAX {
             return State::Lost;
         }
-        self.heads.push_back(HeadFacts { both_lengths: head.coded && head.length.is_some() });
+        self.heads.push_back(HeadFacts { both_lengths: head.coded && head.length.is_some(), fragment: head.fragment });
         match (head.coded, head.length) {
             (true, _) => State::ChunkSize,
             (false, Some(length)) if length > 0 => State::Body(length),

@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::body::{BodyProgress, RequestBody, ResponseBody};
@@ -70,6 +70,10 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         }
         Ok(Verdict::Forward(permit)) => {
             note_permit(&mut record, &snapshot, &permit);
+            if rewrite::is_last_hop(&request) {
+                record.outcome = Outcome::Own;
+                return finish(respond::last_hop(&asked), record);
+            }
             match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
                 Ok(Forwarded::Response(response)) => return finish(response, record),
                 Ok(Forwarded::Tunnel(response, tunnel)) => {
@@ -169,6 +173,9 @@ async fn forward(
         return Ok(Forwarded::Tunnel(Response::from_parts(parts, ResponseBody::own("")), tunnel));
     }
     let (mut parts, body) = response.into_parts();
+    // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
+    // closing, and a body that broke off would look whole.
+    parts.version = Version::HTTP_11;
     rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
     Ok(Forwarded::Response(Response::from_parts(parts, ResponseBody::upstream(body, snapshot.clone()))))
 }

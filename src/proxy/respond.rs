@@ -110,6 +110,16 @@ fn grpc(status: StatusCode, title: &'static str) -> Response<ResponseBody> {
     response
 }
 
+/// The answer to a permitted OPTIONS request that may go no further.
+pub fn last_hop(asked: &Asked<'_>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if let Ok(id) = HeaderValue::try_from(asked.request_id) {
+        response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
 /// A service's metadata document, for anyone and from any origin: it holds nothing that is not public.
 pub fn metadata(policy: &Policy, service: usize, method: &Method, asked: &Asked<'_>) -> Response<ResponseBody> {
     let preflight = *method == Method::OPTIONS;

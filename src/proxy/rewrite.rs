@@ -55,7 +55,7 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
     }
     decrement_max_forwards(request.method(), &mut headers);
     forwarded(client, &mut headers, screened, policy, way);
-    insert(&mut headers, VIA, &format!("{} {}", via_version(request.version()), way.via), client.get(VIA));
+    insert(&mut headers, VIA, &format!("{} {}", via_version(request.version()), way.via), list(client, &VIA));
     insert(&mut headers, X_REQUEST_ID, way.request_id, None);
     if !screened.authority.is_empty() {
         insert(&mut headers, HOST, &screened.authority, None);
@@ -105,14 +105,20 @@ fn carry_cookies(client: &HeaderMap, headers: &mut HeaderMap) {
     }
 }
 
+/// Whether an OPTIONS request may go no further than here (RFC 9110 §7.6.2).
+pub fn is_last_hop<B>(request: &Request<B>) -> bool {
+    let left = request.headers().get(MAX_FORWARDS).and_then(|left| left.to_str().ok());
+    *request.method() == Method::OPTIONS && left.is_some_and(|left| left.parse() == Ok(0_u64))
+}
+
 fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
     if *method != Method::OPTIONS {
         return;
     }
     if let Entry::Occupied(mut entry) = headers.entry(MAX_FORWARDS) {
         let left = entry.get().to_str().ok().and_then(|text| text.parse::<u64>().ok());
-        match left.and_then(|left| left.checked_sub(1)) {
-            Some(left) => drop(entry.insert(left.into())),
+        match left {
+            Some(left) => drop(entry.insert(left.saturating_sub(1).into())),
             None => drop(entry.remove()),
         }
     }
@@ -121,10 +127,12 @@ fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
 /// `X-Forwarded-*` and `Forwarded` (RFC 7239) as the gate saw it; what a trusted proxy in front said is kept.
 fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, policy: &Policy, way: &Way<'_>) {
     let trusted = way.peer.is_some_and(|peer| policy.trusted_proxies.iter().any(|net| net.contains(&peer)));
-    let said = |name: &HeaderName| if trusted { client.get(name) } else { None };
+    // The nearest proxy's line is the last one; what is above it may be the client's own.
+    let said = |name: &HeaderName| client.get_all(name).iter().next_back().filter(|_| trusted);
+    let said_by_all = |name: &HeaderName| list(client, name).filter(|_| trusted);
     let peer = way.peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
     let scheme = if way.tls { "https" } else { "http" };
-    insert(headers, X_FORWARDED_FOR, &peer, said(&X_FORWARDED_FOR));
+    insert(headers, X_FORWARDED_FOR, &peer, said_by_all(&X_FORWARDED_FOR));
     match said(&X_FORWARDED_PROTO) {
         Some(value) => drop(headers.insert(X_FORWARDED_PROTO, value.clone())),
         None => drop(headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme))),
@@ -138,12 +146,18 @@ fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, p
         _ => peer,
     };
     let element = format!("for={node};host=\"{}\";proto={scheme}", screened.authority);
-    insert(headers, FORWARDED, &element, said(&FORWARDED));
+    insert(headers, FORWARDED, &element, said_by_all(&FORWARDED));
+}
+
+/// The lines of a list header as one (RFC 9110 §5.3).
+fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).filter(|line| !line.is_empty()).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
 }
 
 /// Sets a header, behind what was there before it.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str, before: Option<&HeaderValue>) {
-    let whole = match before.and_then(|before| before.to_str().ok()) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str, before: Option<String>) {
+    let whole = match before {
         Some(before) => format!("{before}, {value}"),
         None => value.to_owned(),
     };

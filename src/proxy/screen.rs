@@ -39,6 +39,9 @@ pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy
     {
         return Err(Failure::TargetInvalid);
     }
+    if facts.is_some_and(|facts| facts.fragment) {
+        return Err(Failure::TargetInvalid);
+    }
     framing(request.headers(), facts)?;
     let (host, authority) = host(request)?;
     if request.headers().get_all(VIA).iter().any(|via| via.to_str().is_ok_and(|via| via.contains(own_via))) {

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -75,7 +76,7 @@ impl Upstreams {
         loop {
             let (frames, finished) = (progress.frames(), progress.is_finished());
             match tokio::time::timeout(timeout, &mut answer).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => return framed_once(response),
                 Ok(Err(error)) => return Err(classify(&error, progress)),
                 Err(_) if progress.frames() == frames && progress.is_finished() == finished => {
                     return Err((Failure::UpstreamSlow, format!("nothing within {timeout:?}")));
@@ -83,6 +84,19 @@ impl Upstreams {
                 Err(_) => {}
             }
         }
+    }
+}
+
+/// Refuses an answer whose body ends in one place for one reader and elsewhere for another (RFC 9112 §6.3). Its connection
+/// is closed, since nobody reads the body.
+fn framed_once(response: Response<Incoming>) -> Result<Response<Incoming>, (Failure, String)> {
+    let headers = response.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(response) };
+    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    match chunked && !headers.contains_key(CONTENT_LENGTH) {
+        true => Ok(response),
+        false => Err((Failure::UpstreamBroken, "an answer with two lengths, or a coding other than chunked".to_owned())),
     }
 }
 

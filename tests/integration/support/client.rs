@@ -80,13 +80,28 @@ pub struct Connection {
 impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await.unwrap();
+        Self::over(stream)
+    }
+
+    /// One that is open already.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new(), closed: false }
+    }
+
+    /// Says that nothing more will be written; reading goes on.
+    pub async fn finish_writing(&mut self) {
+        let _ = soon("half-closing", self.stream.shutdown()).await;
     }
 
     /// Writes; a peer that has closed already is no error here, its answer says why.
     pub async fn write(&mut self, bytes: &[u8]) {
         let _ = soon("writing", self.stream.write_all(bytes)).await;
+    }
+
+    /// Writes at once, before any other task gets its turn. For what fits into the socket.
+    pub fn write_now(&self, bytes: &[u8]) {
+        assert_eq!(self.stream.try_write(bytes).unwrap(), bytes.len());
     }
 
     /// Reads until the text has been seen: everything that was read, up to its end.
@@ -167,6 +182,23 @@ impl Connection {
         }
     }
 
+    /// Everything until the peer closes.
+    pub async fn rest(&mut self) -> String {
+        while self.more().await {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
+    }
+
+    /// Forgets what was read beyond what was asked for, and says how many bytes that was.
+    pub fn take_buffered(&mut self) -> usize {
+        std::mem::take(&mut self.buffer).len()
+    }
+
+    /// Whether nothing has come that was not read yet. It says nothing of what is still under way.
+    pub fn is_silent(&self) -> bool {
+        let nothing = self.stream.try_read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        self.buffer.is_empty() && nothing
+    }
+
     /// Whether the peer closes without sending anything more.
     pub async fn is_closed(&mut self) -> bool {
         !self.more().await
@@ -221,8 +253,11 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 
-    /// The `code` of a problem body.
+    /// The `code` of a problem body; empty for an answer of another kind.
     pub fn code(&self) -> String {
-        self.json()["code"].as_str().unwrap_or_default().to_owned()
+        match self.header("content-type").as_deref() {
+            Some("application/problem+json") => self.json()["code"].as_str().unwrap_or_default().to_owned(),
+            _ => String::new(),
+        }
     }
 }

@@ -24,11 +24,12 @@ pub struct GateBuilder {
     issuer: String,
     services: Vec<String>,
     settings: String,
+    files: Vec<(String, String)>,
 }
 
 /// A gate before this upstream, with tokens of this issuer.
 pub fn gate(issuer: &Issuer, upstream: &Upstream) -> GateBuilder {
-    GateBuilder { issuer: issuer.url().to_owned(), services: Vec::new(), settings: String::new() }.service(
+    GateBuilder { issuer: issuer.url().to_owned(), services: Vec::new(), settings: String::new(), files: Vec::new() }.service(
         "weather",
         RESOURCE,
         &upstream.url(),
@@ -67,6 +68,12 @@ impl GateBuilder {
         self
     }
 
+    /// A file beside the configuration.
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     pub fn yaml(&self) -> String {
         let has = |key: &str| self.settings.lines().any(|line| line.starts_with(key));
         let mut text = String::new();
@@ -96,6 +103,9 @@ impl GateBuilder {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("wicketgate.yaml");
         std::fs::write(&path, self.yaml()).unwrap();
+        for (name, text) in &self.files {
+            std::fs::write(path.with_file_name(name), text).unwrap();
+        }
         let source = Source::new(&path);
         let loaded = source.load().unwrap_or_else(|faults| panic!("{faults}\n{}", self.yaml()));
         let app = soon("starting", App::start(source, loaded, None)).await.unwrap();
@@ -144,6 +154,14 @@ impl Gate {
         let new = self.path.with_extension("new");
         std::fs::write(&new, yaml).unwrap();
         std::fs::rename(&new, &self.path).unwrap();
+        self.app.reload_if_changed().await;
+    }
+
+    /// Writes other files beside the configuration, and reloads.
+    pub async fn rewrite_files(&mut self, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            std::fs::write(self.path.with_file_name(name), text).unwrap();
+        }
         self.app.reload_if_changed().await;
     }
 }

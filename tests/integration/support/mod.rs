@@ -3,11 +3,15 @@
 
 mod client;
 mod gate;
+mod http2;
+mod tls;
 mod upstream;
 
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
-pub use upstream::{Received, Upstream};
+pub use http2::Http2;
+pub use tls::{Certificate, connect_tls};
+pub use upstream::{Calls, Received, Upstream, read_request};
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::AbortHandle;
 
-use super::loopback;
+use super::{Connection, loopback, soon};
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -84,7 +85,17 @@ impl Upstream {
         Self::start(handler, received).await
     }
 
-    /// Hands each connection to the test.
+    /// Hands each connection to the test, which reads and writes on it step by step.
+    pub async fn manual() -> (Self, Calls) {
+        let (sender, receiver) = unbounded_channel();
+        let handed = Self::by_hand(move |stream| {
+            let _ = sender.send(Connection::over(stream));
+            async {}
+        });
+        (handed.await, Calls(receiver))
+    }
+
+    /// Serves each connection with a function.
     pub async fn by_hand<F, W>(serve: F) -> Self
     where
         F: Fn(TcpStream) -> W + Send + Sync + 'static,
@@ -112,7 +123,7 @@ impl Upstream {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     pub fn connections(&self) -> usize {
@@ -128,6 +139,21 @@ impl Upstream {
         let received = self.received();
         assert_eq!(received.len(), 1, "requests that arrived: {received:#?}");
         received[0].clone()
+    }
+}
+
+/// The connections of an upstream that a test plays itself.
+pub struct Calls(UnboundedReceiver<Connection>);
+
+impl Calls {
+    /// The next connection of the gate.
+    pub async fn next(&mut self) -> Connection {
+        soon("a connection to the upstream", self.0.recv()).await.unwrap()
+    }
+
+    /// Whether the gate has made no connection that was not taken yet.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
