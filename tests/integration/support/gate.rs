@@ -20,20 +20,18 @@ const ROUTES: &str = "
       GET /ws: read:weather";
 
 /// A configuration in the making.
+#[derive(Clone)]
 pub struct GateBuilder {
     issuer: String,
     services: Vec<String>,
     settings: String,
+    files: Vec<(String, String)>,
 }
 
 /// A gate before this upstream, with tokens of this issuer.
 pub fn gate(issuer: &Issuer, upstream: &Upstream) -> GateBuilder {
-    GateBuilder { issuer: issuer.url().to_owned(), services: Vec::new(), settings: String::new() }.service(
-        "weather",
-        RESOURCE,
-        &upstream.url(),
-        ROUTES,
-    )
+    let none = GateBuilder { issuer: issuer.url().to_owned(), services: Vec::new(), settings: String::new(), files: Vec::new() };
+    none.service("weather", RESOURCE, &upstream.url(), ROUTES)
 }
 
 impl GateBuilder {
@@ -67,6 +65,12 @@ impl GateBuilder {
         self
     }
 
+    /// A file beside the configuration.
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     pub fn yaml(&self) -> String {
         let has = |key: &str| self.settings.lines().any(|line| line.starts_with(key));
         let mut text = String::new();
@@ -96,6 +100,9 @@ impl GateBuilder {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("wicketgate.yaml");
         std::fs::write(&path, self.yaml()).unwrap();
+        for (name, text) in &self.files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
         let source = Source::new(&path);
         let loaded = source.load().unwrap_or_else(|faults| panic!("{faults}\n{}", self.yaml()));
         let app = soon("starting", App::start(source, loaded, None)).await.unwrap();
@@ -130,6 +137,11 @@ impl Gate {
     /// Asks the admin listener.
     pub async fn admin(&self, target: &str) -> Answer {
         Ask::new(self.app.admin_address(), "GET", target).send().await
+    }
+
+    /// What `/status` says.
+    pub async fn status(&self) -> serde_json::Value {
+        self.admin("/status").await.json()
     }
 
     /// The value of a metric: the whole name with its labels as they are shown.
