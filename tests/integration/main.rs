@@ -4,5 +4,7 @@
 mod first_request;
 mod issuer_down;
 mod keys;
+mod record;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
+mod tokens;
