@@ -104,7 +104,17 @@ impl Listeners {
     fn resize(&mut self, size: usize) {
         match size.checked_sub(self.room_size) {
             Some(more) => self.room.add_permits(more),
-            None => drop(self.room.forget_permits(self.room_size - size)),
+            None => {
+                // What open connections hold is taken from those that close first.
+                let less = self.room_size - size;
+                let owed = less - self.room.forget_permits(less);
+                let room = self.room.clone();
+                tokio::spawn(async move {
+                    if let Ok(held) = room.acquire_many_owned(u32::try_from(owed).unwrap_or(u32::MAX)).await {
+                        held.forget();
+                    }
+                });
+            }
         }
         self.room_size = size;
     }
