@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::loopback;
@@ -82,6 +83,26 @@ impl Upstream {
             })
         });
         Self::start(handler, received).await
+    }
+
+    /// Takes requests, and answers one for each permit that the test adds.
+    pub async fn held() -> (Self, Arc<Semaphore>) {
+        let (received, permits) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let (seen, wanted) = (received.clone(), permits.clone());
+        let handler: Handler = Arc::new(move |mut stream| {
+            let (seen, wanted) = (seen.clone(), wanted.clone());
+            Box::pin(async move {
+                let mut buffer = Vec::new();
+                while let Some(request) = read_request(&mut stream, &mut buffer).await {
+                    seen.lock().unwrap().push(request);
+                    wanted.acquire().await.unwrap().forget();
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+                        return;
+                    }
+                }
+            })
+        });
+        (Self::start(handler, received).await, permits)
     }
 
     /// Hands each connection to the test.
