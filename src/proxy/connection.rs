@@ -28,6 +28,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const RESET_STREAMS_MAX: usize = 50;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// How long a new connection may stay silent once the gate drains.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection that was accepted, and what it was accepted with.
 pub struct Accepted {
@@ -48,8 +50,8 @@ pub async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, timeout: Durati
 pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
-    let Accepted { mut stream, mut peer, phase } = accepted;
-    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream));
+    let Accepted { mut stream, mut peer, mut phase } = accepted;
+    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
         Ok(Err(_)) => return,
@@ -73,26 +75,40 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     }
 }
 
-/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs.
-async fn first_bytes(stream: &mut Stream) -> io::Result<(Vec<u8>, bool)> {
-    if let Stream::Tls(tls) = stream
-        && let Some(protocol) = tls.get_ref().1.alpn_protocol()
-    {
-        return Ok((Vec::new(), protocol == b"h2"));
-    }
+/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS has
+/// told. A connection on which nothing is asked ends soon after the gate began to drain.
+async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>) -> io::Result<(Vec<u8>, bool)> {
+    let told = match stream {
+        Stream::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
+        Stream::Tcp(_) | Stream::Unix(_) => None,
+    };
     let mut seen = Vec::with_capacity(PREFACE.len());
     while seen.len() < PREFACE.len() {
         let mut part = [0; PREFACE.len()];
         let room = PREFACE.len() - seen.len();
-        match stream.read(&mut part[..room]).await? {
+        let count = tokio::select! {
+            biased;
+            count = stream.read(&mut part[..room]) => count?,
+            () = drained(phase), if seen.is_empty() => 0,
+        };
+        match count {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => seen.extend_from_slice(&part[..count]),
+        }
+        if let Some(http2) = told {
+            return Ok((seen, http2));
         }
         if !PREFACE.starts_with(&seen) {
             return Ok((seen, false));
         }
     }
     Ok((seen, true))
+}
+
+/// Ends a moment after the gate began to drain: a request that is on its way still comes in.
+async fn drained(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+    tokio::time::sleep(DRAIN_GRACE).await;
 }
 
 async fn serve_http1(
@@ -116,6 +132,8 @@ async fn serve_http1(
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
+        // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
+        biased;
         outcome = connection.as_mut() => return outcome,
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => connection.as_mut().graceful_shutdown(),
     }
@@ -155,6 +173,7 @@ async fn serve_http2(
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
+        biased;
         outcome = connection.as_mut() => return outcome,
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
         () = idle(&open, &begun, policy.timeouts.idle) => {}
