@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says no by panicking, in its helpers too")]
 
 mod bad_reloads;
+mod draining;
 mod first_request;
 mod issuer_down;
 mod keys;

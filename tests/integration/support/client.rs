@@ -81,6 +81,11 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         let stream = soon("connecting", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// The same over a stream that is already connected.
+    pub fn over(stream: TcpStream) -> Self {
         Self { stream, buffer: Vec::new(), closed: false }
     }
 
