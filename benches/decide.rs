@@ -1,6 +1,7 @@
 //! What the decision costs: one line a case. `cargo bench --bench decide`
 //!
 //! The snapshot is that of a real configuration, the tokens are signed by the demo's issuer.
+#![allow(clippy::expect_used, reason = "a benchmark that cannot start has nothing to say")]
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -15,7 +15,7 @@ use crate::keys::{KeySet, KeyStore};
 use crate::observe::{Admin, LogHandle, Metrics, Observer};
 use crate::policy::{KeySource, Listen, Policy};
 use crate::proxy::{self, Gate, Listeners};
-use crate::reload::{Loaded, Source, changes};
+use crate::reload::{Loaded, Reading, Source, changes};
 use crate::shutdown::{Signals, Wish};
 
 /// How long a changed content must look the same before it is taken.
@@ -54,8 +54,7 @@ impl Drop for App {
 impl App {
     /// Starts everything: after this returns, clients are served.
     pub async fn start(source: Source, loaded: Loaded, log: Option<LogHandle>) -> Result<Self, StartError> {
-        let Loaded { policy, files } = loaded;
-        let seen = source.look(&files);
+        let Loaded { policy, files, seen } = loaded;
         dry_run(&policy).map_err(StartError::Unavailable)?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
         if let Some(log) = &log {
@@ -129,8 +128,12 @@ impl App {
 
     /// Reads the configuration and puts it into force, or keeps the old one and says why.
     pub async fn reload(&mut self, cause: &str) {
-        self.seen = self.source.look(&self.files);
-        let result = self.try_reload().await;
+        let Reading { result, files, seen } = self.source.read();
+        (self.files, self.seen) = (files, seen);
+        let result = match result {
+            Ok(policy) => self.take(policy).await,
+            Err(faults) => Err(faults.to_string()),
+        };
         let metrics = &self.gate.observer.metrics;
         metrics.last_reload_successful.set(i64::from(result.is_ok()));
         let label = if result.is_ok() { "taken" } else { "refused" };
@@ -148,8 +151,8 @@ impl App {
         self.gate.health.note_reload(result);
     }
 
-    async fn try_reload(&mut self) -> Result<String, String> {
-        let Loaded { policy, files } = self.source.load().map_err(|faults| faults.to_string())?;
+    /// Puts a policy into force, or says why it cannot be and changes nothing.
+    async fn take(&mut self, policy: Policy) -> Result<String, String> {
         dry_run(&policy)?;
         let prepared = self.listeners.prepare(&policy)?;
         let admin = match policy.admin == self.admin_wanted {
@@ -172,8 +175,6 @@ impl App {
         if let Some(log) = &self.log {
             log.set_level(level);
         }
-        self.files = files;
-        self.seen = self.source.look(&self.files);
         Ok(summary)
     }
 

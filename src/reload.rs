@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::config::{ConfigErrors, Document, Fault, Place};
-use crate::policy::{Policy, compile};
+use crate::policy::{Files, Policy, compile};
 
 /// The largest file that is read: a configuration, a key set, a certificate, a secret.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -24,11 +24,22 @@ pub struct Source {
     path: PathBuf,
 }
 
-/// A policy and the files that it was made from.
+/// A policy, and how to notice that what it was made from changed.
 #[derive(Debug)]
 pub struct Loaded {
     pub policy: Policy,
     pub files: Vec<PathBuf>,
+    pub seen: [u8; 32],
+}
+
+/// What was found on the disk, good or not.
+#[derive(Debug)]
+pub struct Reading {
+    pub result: Result<Policy, ConfigErrors>,
+    /// The files that the document names, whether they could be read or not.
+    pub files: Vec<PathBuf>,
+    /// What [`Source::look`] says of exactly the content that was read.
+    pub seen: [u8; 32],
 }
 
 impl Source {
@@ -46,33 +57,44 @@ impl Source {
 
     /// Reads and compiles. Every fault of the document and of the files that it names is in the error.
     pub fn load(&self) -> Result<Loaded, ConfigErrors> {
-        let name = self.name();
-        let whole = |reason: String| ConfigErrors::new(&name, vec![whole_file(reason)]);
-        let bytes = read_file(&self.path).map_err(whole)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| whole("the file is not UTF-8 text".to_owned()))?;
+        let Reading { result, files, seen } = self.read();
+        Ok(Loaded { policy: result?, files, seen })
+    }
+
+    /// The same for who watches: a refused document is worth reading again when a file changes that it names.
+    pub fn read(&self) -> Reading {
+        let bytes = read_file(&self.path);
         let read: RefCell<BTreeMap<PathBuf, Vec<u8>>> = RefCell::default();
         let files = |named: &str| {
             let path = self.beside(named);
-            let bytes = read_file(&path)?;
-            read.borrow_mut().insert(path, bytes.clone());
-            Ok(bytes)
+            let content = read_file(&path);
+            read.borrow_mut().insert(path, or_reason(content.clone()));
+            content
         };
-        let document = Document::read(text, &|name| std::env::var(name).ok());
-        let Some(config) = &document.config else { return Err(document.into_errors(&name, Vec::new())) };
-        let mut policy = match compile(config, String::new(), &files) {
-            Ok(policy) if !document.has_faults() => policy,
-            Ok(_) => return Err(document.into_errors(&name, Vec::new())),
-            Err(faults) => return Err(document.into_errors(&name, faults)),
-        };
+        let result = self.compile(&bytes, &files);
         let read = read.into_inner();
-        policy.hash = hex(&fingerprint(&bytes, &read));
-        Ok(Loaded { policy, files: read.into_keys().collect() })
+        let seen = fingerprint(&or_reason(bytes), &read);
+        let result = result.map(|policy| Policy { hash: hex(&seen), ..policy });
+        Reading { result, files: read.into_keys().collect(), seen }
     }
 
-    /// A fingerprint of what is on the disk now: equal content, equal fingerprint. A file that cannot be read counts
-    /// as one that says so.
+    fn compile(&self, bytes: &Result<Vec<u8>, String>, files: Files<'_>) -> Result<Policy, ConfigErrors> {
+        let name = self.name();
+        let whole = |reason: &str| ConfigErrors::new(&name, vec![whole_file(reason)]);
+        let bytes = bytes.as_ref().map_err(|reason| whole(reason))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| whole("the file is not UTF-8 text"))?;
+        let document = Document::read(text, &|name| std::env::var(name).ok());
+        let Some(config) = &document.config else { return Err(document.into_errors(&name, Vec::new())) };
+        match compile(config, String::new(), files) {
+            Ok(policy) if !document.has_faults() => Ok(policy),
+            Ok(_) => Err(document.into_errors(&name, Vec::new())),
+            Err(faults) => Err(document.into_errors(&name, faults)),
+        }
+    }
+
+    /// A fingerprint of what is on the disk now: equal content, equal fingerprint.
     pub fn look(&self, files: &[PathBuf]) -> [u8; 32] {
-        let content = |path: &Path| read_file(path).unwrap_or_else(|reason| reason.into_bytes());
+        let content = |path: &Path| or_reason(read_file(path));
         let files = files.iter().map(|path| (path.clone(), content(path))).collect();
         fingerprint(&content(&self.path), &files)
     }
@@ -83,7 +105,12 @@ impl Source {
     }
 }
 
-fn whole_file(reason: String) -> Fault {
+/// A file that cannot be read counts as one that says so.
+fn or_reason(content: Result<Vec<u8>, String>) -> Vec<u8> {
+    content.unwrap_or_else(|reason| reason.into_bytes())
+}
+
+fn whole_file(reason: &str) -> Fault {
     Fault { place: Some(Place { line: 1, column: 1 }), ..Fault::new(Vec::new(), reason, "see config.example.yaml") }
 }
 

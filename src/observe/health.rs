@@ -38,6 +38,10 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     pub fn note_reload(&self, result: Result<String, String>) {
         self.reloads.fetch_add(1, Ordering::Relaxed);
         let mut last = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +58,7 @@ impl Health {
     pub fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
         let check = |name: &str, good: bool, why: &str| Check { name: name.to_owned(), good, why: why.to_owned() };
         let listening = self.listening.load(Ordering::Acquire);
-        let draining = self.draining.load(Ordering::Acquire);
+        let draining = self.is_draining();
         let mut checks = vec![
             check("listening", listening, if listening { "all listeners are bound" } else { "not yet bound" }),
             check("not-draining", !draining, if draining { "going down" } else { "staying" }),

@@ -1,10 +1,11 @@
 //! What Prometheus reads. Labels come from the policy and from closed enums, never from a request.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use http::Method;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use tracing_appender::non_blocking::ErrorCounter;
@@ -39,7 +40,6 @@ pub struct Metrics {
     pub last_reload_seconds: Gauge,
     log_lines_dropped: IntGauge,
     log_counter: OnceLock<ErrorCounter>,
-    routes: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
 }
 
 impl Metrics {
@@ -92,7 +92,6 @@ impl Metrics {
             last_reload_seconds: make.float("config_last_reload_success_timestamp_seconds", "When a configuration was last taken.")?,
             log_lines_dropped: make.gauge("log_lines_dropped", "Log lines lost because standard output was too slow.")?,
             log_counter: OnceLock::new(),
-            routes: Mutex::default(),
             registry: registry.clone(),
         };
         let build = make.gauges("build_info", "The version; the value is always 1.", &["version"])?;
@@ -127,7 +126,9 @@ impl Metrics {
         if let Ok(histogram) = self.request_seconds.get_metric_with_label_values(&place) {
             histogram.observe(record.elapsed().as_secs_f64());
         }
-        if let (Some(upstream), Ok(histogram)) = (record.upstream, self.upstream_seconds.get_metric_with_label_values(&place)) {
+        if let Some(upstream) = record.upstream
+            && let Ok(histogram) = self.upstream_seconds.get_metric_with_label_values(&place)
+        {
             histogram.observe(upstream.as_secs_f64());
         }
         let refused = matches!(record.outcome, Outcome::Denied | Outcome::Failed | Outcome::Reported);
@@ -143,36 +144,28 @@ impl Metrics {
         }
     }
 
-    /// Takes over a new policy: labels of routes that are gone go with them.
+    /// Takes over a new policy: labels of services and routes that are gone go with them, also those that a request wrote
+    /// which was still open at the last change.
     pub fn adopt(&self, snapshot: &Snapshot) {
         let policy = &snapshot.policy;
-        let now: HashSet<(Arc<str>, Arc<str>)> = policy
-            .services
-            .iter()
-            .flat_map(|service| service.routes.iter().map(|route| (service.name.clone(), route.key.clone())))
-            .collect();
-        let mut known = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        for (service, route) in known.difference(&now) {
-            let _ = self.request_seconds.remove_label_values(&[service, route]);
-            let _ = self.upstream_seconds.remove_label_values(&[service, route]);
-            self.forget_requests(service, route);
-        }
-        *known = now;
+        let routes = policy.services.iter().flat_map(|service| service.routes.iter().map(|route| (&*service.name, &*route.key)));
+        let mut known: HashSet<(&str, &str)> = routes.collect();
+        let nowhere = &*self.nowhere;
+        known.extend(policy.services.iter().map(|service| (&*service.name, nowhere)));
+        known.insert((nowhere, nowhere));
+        let is_gone = |labels: &HashMap<&str, &str>| {
+            let label = |name| labels.get(name).copied().unwrap_or(nowhere);
+            !known.contains(&(label("service"), label("route")))
+        };
+        forget(&self.requests, &is_gone);
+        forget(&self.refusals, &is_gone);
+        forget(&self.request_seconds, &is_gone);
+        forget(&self.upstream_seconds, &is_gone);
         self.config_info.reset();
         self.config_info.with_label_values(&[policy.hash.get(..16).unwrap_or(&policy.hash)]).set(1);
         self.key_set_keys.reset();
         self.key_set_age_seconds.reset();
         self.key_set_fetch_failures.reset();
-    }
-
-    fn forget_requests(&self, service: &str, route: &str) {
-        for method in METHODS {
-            for class in ["1xx", "2xx", "3xx", "4xx", "5xx"] {
-                for outcome in [Outcome::Permitted, Outcome::Public, Outcome::Reported, Outcome::Denied, Outcome::Own, Outcome::Failed] {
-                    let _ = self.requests.remove_label_values(&[service, route, method, class, outcome.label()]);
-                }
-            }
-        }
     }
 
     /// The text that Prometheus scrapes.
@@ -200,6 +193,18 @@ impl Metrics {
     }
 }
 
+/// Takes out the series whose labels are gone.
+fn forget<B: MetricVecBuilder>(series: &MetricVec<B>, is_gone: &dyn Fn(&HashMap<&str, &str>) -> bool) {
+    for family in series.collect() {
+        for metric in family.get_metric() {
+            let labels: HashMap<&str, &str> = metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
+            if is_gone(&labels) {
+                let _ = series.remove(&labels);
+            }
+        }
+    }
+}
+
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 
 /// A method as a label: a name that a client made up is `other`.
@@ -211,7 +216,7 @@ fn method_label(method: &Method) -> &'static str {
 struct Maker<'r>(&'r Registry);
 
 impl Maker<'_> {
-    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
         self.0.register(Box::new(collector.clone()))?;
         Ok(collector)
     }

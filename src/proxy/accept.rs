@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -33,7 +33,8 @@ pub struct Listeners {
     room: Arc<Semaphore>,
     room_size: usize,
     tls: Arc<ArcSwapOption<ServerConfig>>,
-    connections: watch::Sender<usize>,
+    /// Accept loops and connections.
+    busy: watch::Sender<usize>,
 }
 
 struct Listening {
@@ -61,7 +62,7 @@ impl Listeners {
             room: Arc::new(Semaphore::new(connections_max)),
             room_size: connections_max,
             tls: Arc::default(),
-            connections: watch::Sender::new(0),
+            busy: watch::Sender::new(0),
         }
     }
 
@@ -93,7 +94,7 @@ impl Listeners {
                 gate: self.gate.clone(),
                 room: self.room.clone(),
                 tls: self.tls.clone(),
-                connections: self.connections.clone(),
+                busy: Busy::new(&self.busy),
                 phase: receiver,
             };
             tokio::spawn(accepting.run(bound));
@@ -104,7 +105,17 @@ impl Listeners {
     fn resize(&mut self, size: usize) {
         match size.checked_sub(self.room_size) {
             Some(more) => self.room.add_permits(more),
-            None => drop(self.room.forget_permits(self.room_size - size)),
+            None => {
+                // What open connections hold is taken from those that close first.
+                let less = self.room_size - size;
+                let owed = less - self.room.forget_permits(less);
+                let room = self.room.clone();
+                tokio::spawn(async move {
+                    if let Ok(held) = room.acquire_many_owned(u32::try_from(owed).unwrap_or(u32::MAX)).await {
+                        held.forget();
+                    }
+                });
+            }
         }
         self.room_size = size;
     }
@@ -120,11 +131,11 @@ impl Listeners {
         }
     }
 
-    /// Ends when no connection is open.
+    /// Ends when nothing is accepted any more and no connection is open.
     pub fn all_closed(&self) -> impl Future<Output = ()> + use<> {
-        let mut connections = self.connections.subscribe();
+        let mut busy = self.busy.subscribe();
         async move {
-            let _ = connections.wait_for(|open| *open == 0).await;
+            let _ = busy.wait_for(|count| *count == 0).await;
         }
     }
 }
@@ -143,11 +154,33 @@ impl Bound {
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Raw::Unix(stream), None)),
         }
     }
+
+    /// Closes the listener, and gives what the kernel had accepted for it: clients that connected when it was open.
+    fn close(self) -> io::Result<Vec<(Raw, Option<SocketAddr>)>> {
+        let mut waiting = Vec::new();
+        match self {
+            Self::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                for (stream, peer) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
+                    stream.set_nonblocking(true)?;
+                    waiting.push((Raw::Tcp(TcpStream::from_std(stream)?), Some(peer)));
+                }
+            }
+            Self::Unix(listener) => {
+                let listener = listener.into_std()?;
+                for (stream, _) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
+                    stream.set_nonblocking(true)?;
+                    waiting.push((Raw::Unix(UnixStream::from_std(stream)?), None));
+                }
+            }
+        }
+        Ok(waiting)
+    }
 }
 
 enum Raw {
     Tcp(TcpStream),
-    Unix(tokio::net::UnixStream),
+    Unix(UnixStream),
 }
 
 fn bind(listen: &Listen) -> io::Result<Bound> {
@@ -177,12 +210,22 @@ struct Accepting {
     gate: Arc<Gate>,
     room: Arc<Semaphore>,
     tls: Arc<ArcSwapOption<ServerConfig>>,
-    connections: watch::Sender<usize>,
+    /// The last to go: what it accepted is counted by then.
+    busy: Busy,
     phase: watch::Receiver<Phase>,
 }
 
 impl Accepting {
     async fn run(mut self, bound: Bound) {
+        self.accept_all(&bound).await;
+        for (stream, peer) in bound.close().unwrap_or_default() {
+            let Ok(room) = self.room.clone().try_acquire_owned() else { return };
+            self.start(stream, peer, room);
+        }
+    }
+
+    /// Accepts until the gate drains.
+    async fn accept_all(&mut self, bound: &Bound) {
         let mut ending = self.phase.clone();
         loop {
             let room = tokio::select! {
@@ -208,7 +251,7 @@ impl Accepting {
 
     fn start(&mut self, stream: Raw, peer: Option<SocketAddr>, room: OwnedSemaphorePermit) {
         let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
-        let counted = Counted::new(self.connections.clone(), gate.clone());
+        let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
             let _held = (room, counted);
             let header_timeout = gate.snapshot().policy.timeouts.header;
@@ -231,23 +274,37 @@ impl Accepting {
     }
 }
 
+/// Keeps the gate from ending for as long as it lives.
+struct Busy(watch::Sender<usize>);
+
+impl Busy {
+    fn new(busy: &watch::Sender<usize>) -> Self {
+        busy.send_modify(|count| *count += 1);
+        Self(busy.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
 /// Counts a connection for as long as it is open.
 struct Counted {
-    connections: watch::Sender<usize>,
     gate: Arc<Gate>,
+    _busy: Busy,
 }
 
 impl Counted {
-    fn new(connections: watch::Sender<usize>, gate: Arc<Gate>) -> Self {
-        connections.send_modify(|open| *open += 1);
+    fn new(busy: &watch::Sender<usize>, gate: Arc<Gate>) -> Self {
         gate.observer.metrics.connections_open.inc();
-        Self { connections, gate }
+        Self { gate, _busy: Busy::new(busy) }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.connections.send_modify(|open| *open -= 1);
         self.gate.observer.metrics.connections_open.dec();
     }
 }

@@ -32,6 +32,8 @@ const RESET_STREAMS_MAX: usize = 50;
 const REST_AFTER: Duration = Duration::from_millis(250);
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// How long a new connection may stay silent once the gate drains.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection that was accepted, and what it was accepted with.
 pub struct Accepted {
@@ -52,8 +54,8 @@ pub async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, timeout: Durati
 pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
-    let Accepted { mut stream, peer, phase } = accepted;
-    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream));
+    let Accepted { mut stream, peer, mut phase } = accepted;
+    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
         Ok(Err(_)) => return,
@@ -72,26 +74,40 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     }
 }
 
-/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs.
-async fn first_bytes(stream: &mut Stream) -> io::Result<(Vec<u8>, bool)> {
-    if let Stream::Tls(tls) = stream
-        && let Some(protocol) = tls.get_ref().1.alpn_protocol()
-    {
-        return Ok((Vec::new(), protocol == b"h2"));
-    }
+/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS has
+/// told. A connection on which nothing is asked ends soon after the gate began to drain.
+async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>) -> io::Result<(Vec<u8>, bool)> {
+    let told = match stream {
+        Stream::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
+        Stream::Tcp(_) | Stream::Unix(_) => None,
+    };
     let mut seen = Vec::with_capacity(PREFACE.len());
     while seen.len() < PREFACE.len() {
         let mut part = [0; PREFACE.len()];
         let room = PREFACE.len() - seen.len();
-        match stream.read(&mut part[..room]).await? {
+        let count = tokio::select! {
+            biased;
+            count = stream.read(&mut part[..room]) => count?,
+            () = drained(phase), if seen.is_empty() => 0,
+        };
+        match count {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => seen.extend_from_slice(&part[..count]),
+        }
+        if let Some(http2) = told {
+            return Ok((seen, http2));
         }
         if !PREFACE.starts_with(&seen) {
             return Ok((seen, false));
         }
     }
     Ok((seen, true))
+}
+
+/// Ends a moment after the gate began to drain: a request that is on its way still comes in.
+async fn drained(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+    tokio::time::sleep(DRAIN_GRACE).await;
 }
 
 /// A connection's requests, with rests in between: after a while without one, hyper and its buffers are put away and
@@ -121,6 +137,8 @@ async fn serve_http1(
         });
         let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::select! {
+            // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
+            biased;
             outcome = &mut connection => return outcome,
             () = draining(&mut phase) => {
                 Pin::new(&mut connection).graceful_shutdown();
@@ -199,6 +217,7 @@ async fn serve_http2(
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
+        biased;
         outcome = connection.as_mut() => return outcome,
         () = draining(&mut phase) => {}
         () = idle(&open, &begun, policy.timeouts.idle) => {}

@@ -7,7 +7,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::body::{BodyProgress, RequestBody, ResponseBody};
@@ -44,12 +45,18 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> 
     record.peer = peer.address;
     let (version, grpc) = (request.version(), respond::is_grpc(request.headers()));
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
-    let work = AssertUnwindSafe(Box::pin(serve(gate, peer, request, record))).catch_unwind();
-    match work.await {
+    let work = AssertUnwindSafe(Box::pin(serve(gate.clone(), peer, request, record))).catch_unwind();
+    let mut response = match work.await {
         Ok(response) => response,
         // The record was dropped while unwinding and is written; the caller still gets an answer.
         Err(_) => respond::failed(Failure::Panicked, &Asked { request_id: &id, version, grpc }),
+    };
+    // Said before the listener closes: a client that connects anew then finds another gate, and none sends its next
+    // request into a connection that is just closing.
+    if gate.health.is_draining() && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
@@ -168,8 +175,8 @@ async fn forward(
         };
         let (mut parts, _) = response.into_parts();
         rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-        parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
-        parts.headers.insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
         return Ok(Forwarded::Tunnel(Response::from_parts(parts, ResponseBody::own("")), tunnel));
     }
     let (mut parts, body) = response.into_parts();

@@ -20,6 +20,7 @@ const ROUTES: &str = "
       GET /ws: read:weather";
 
 /// A configuration in the making.
+#[derive(Clone)]
 pub struct GateBuilder {
     issuer: String,
     services: Vec<String>,
@@ -29,12 +30,8 @@ pub struct GateBuilder {
 
 /// A gate before this upstream, with tokens of this issuer.
 pub fn gate(issuer: &Issuer, upstream: &Upstream) -> GateBuilder {
-    GateBuilder { issuer: issuer.url().to_owned(), services: Vec::new(), settings: String::new(), files: Vec::new() }.service(
-        "weather",
-        RESOURCE,
-        &upstream.url(),
-        ROUTES,
-    )
+    let none = GateBuilder { issuer: issuer.url().to_owned(), services: Vec::new(), settings: String::new(), files: Vec::new() };
+    none.service("weather", RESOURCE, &upstream.url(), ROUTES)
 }
 
 impl GateBuilder {
@@ -104,7 +101,7 @@ impl GateBuilder {
         let path = directory.path().join("wicketgate.yaml");
         std::fs::write(&path, self.yaml()).unwrap();
         for (name, text) in &self.files {
-            std::fs::write(path.with_file_name(name), text).unwrap();
+            std::fs::write(directory.path().join(name), text).unwrap();
         }
         let source = Source::new(&path);
         let loaded = source.load().unwrap_or_else(|faults| panic!("{faults}\n{}", self.yaml()));
@@ -140,6 +137,11 @@ impl Gate {
     /// Asks the admin listener.
     pub async fn admin(&self, target: &str) -> Answer {
         Ask::new(self.app.admin_address(), "GET", target).send().await
+    }
+
+    /// What `/status` says.
+    pub async fn status(&self) -> serde_json::Value {
+        self.admin("/status").await.json()
     }
 
     /// The value of a metric: the whole name with its labels as they are shown.

@@ -29,6 +29,21 @@ pub fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
+/// A port that nobody listens on, and that the system gives to nobody who asks for any while this lives. Whoever names
+/// it can still bind it.
+pub struct Reserved {
+    _socket: socket2::Socket,
+    pub address: SocketAddr,
+}
+
+pub fn reserve() -> Reserved {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&loopback().into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    Reserved { _socket: socket, address }
+}
+
 /// An issuer that behaves as Logto does, for [`RESOURCE`].
 pub async fn issuer() -> Issuer {
     issuer_at(loopback()).await

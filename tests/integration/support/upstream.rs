@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::AbortHandle;
 
@@ -93,6 +94,26 @@ impl Upstream {
             async {}
         });
         (handed.await, Calls(receiver))
+    }
+
+    /// Takes requests, and answers one for each permit that the test adds.
+    pub async fn held() -> (Self, Arc<Semaphore>) {
+        let (received, permits) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let (seen, wanted) = (received.clone(), permits.clone());
+        let handler: Handler = Arc::new(move |mut stream| {
+            let (seen, wanted) = (seen.clone(), wanted.clone());
+            Box::pin(async move {
+                let mut buffer = Vec::new();
+                while let Some(request) = read_request(&mut stream, &mut buffer).await {
+                    seen.lock().unwrap().push(request);
+                    wanted.acquire().await.unwrap().forget();
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+                        return;
+                    }
+                }
+            })
+        });
+        (Self::start(handler, received).await, permits)
     }
 
     /// Serves each connection with a function.

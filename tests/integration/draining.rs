@@ -1,0 +1,177 @@
+//! Going down without losing a request: unready first, deaf second, gone last.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::support::*;
+
+async fn refuses(address: SocketAddr) {
+    until("nobody listens", || async { TcpStream::connect(address).await.is_err() }).await;
+}
+
+#[tokio::test]
+async fn readiness_ends_first_and_requests_are_served_through_the_delay() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).settings("shutdown: { delay: 1s, deadline: 10s }").start().await;
+    let (address, admin, token) = (gate.address(), gate.app.admin_address(), token(&issuer, "read:weather"));
+
+    let watching = async {
+        let ready = || Ask::new(admin, "GET", "/readyz").send();
+        until("the gate is unready", || async { ready().await.status == 503 }).await;
+        assert_eq!(ready().await.text(), "[-] not-draining: going down\nnot ready\n");
+        assert_eq!(Ask::new(admin, "GET", "/livez").send().await.status, 200);
+        for _ in 0..5 {
+            assert_eq!(Ask::new(address, "GET", "/forecast/oslo").token(&token).send().await.status, 200);
+        }
+        refuses(address).await;
+        assert_eq!(ready().await.status, 503);
+    };
+    tokio::join!(gate.app.shutdown("test"), watching);
+}
+
+#[tokio::test]
+async fn a_client_is_asked_to_leave_while_it_can_still_go_elsewhere() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).settings("shutdown: { delay: 1s, deadline: 10s }").start().await;
+    let (admin, request) = (gate.app.admin_address(), gate.get("/public/page").bytes(""));
+    let mut connection = Connection::open(gate.address()).await;
+    connection.write(&request).await;
+    assert_eq!(connection.answer("GET").await.header("connection"), None);
+
+    let leaving = async {
+        until("the gate is unready", || async { Ask::new(admin, "GET", "/readyz").send().await.status == 503 }).await;
+        connection.write(&request).await;
+        let answer = connection.answer("GET").await;
+        assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
+        assert!(connection.is_closed().await);
+    };
+    tokio::join!(gate.app.shutdown("test"), leaving);
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished_and_what_is_idle_is_closed() {
+    let (issuer, (upstream, permits)) = (issuer().await, Upstream::held().await);
+    let mut gate = gate(&issuer, &upstream).start().await;
+    let (address, request) = (gate.address(), gate.get("/public/page").bytes(""));
+    let (mut idle, mut silent) = (Connection::open(address).await, Connection::open(address).await);
+    let (mut busy, mut half) = (Connection::open(address).await, Connection::open(address).await);
+    permits.add_permits(1);
+    idle.write(&request).await;
+    assert_eq!(idle.answer("GET").await.status, 200);
+    busy.write(&request).await;
+    half.write(&request[..request.len() / 2]).await;
+    until("the request is upstream", || async { upstream.received().len() == 2 }).await;
+    until("all are accepted", || async { gate.metric("wicketgate_connections_open").await == Some(4.0) }).await;
+
+    let watching = async {
+        assert!(idle.is_closed().await);
+        // Nothing was ever asked on it.
+        assert!(silent.is_closed().await);
+        refuses(address).await;
+        half.write(&request[request.len() / 2..]).await;
+        until("the other request is upstream", || async { upstream.received().len() == 3 }).await;
+        permits.add_permits(2);
+        for connection in [&mut busy, &mut half] {
+            let answer = connection.answer("GET").await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+            assert_eq!(answer.header("connection").as_deref(), Some("close"));
+            assert!(connection.is_closed().await);
+        }
+    };
+    let begun = Instant::now();
+    tokio::join!(gate.app.shutdown("test"), watching);
+    // All were closed by themselves, and no deadline was needed.
+    assert!(begun.elapsed().as_secs() < 9, "{:?}", begun.elapsed());
+}
+
+/// Connections with a request on each, of which the gate knows nothing yet: this thread runs it too, so that they wait
+/// in the kernel.
+fn waiting(address: SocketAddr, request: &[u8]) -> Vec<Connection> {
+    let open = || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Connection::over(TcpStream::from_std(stream).unwrap())
+    };
+    std::iter::repeat_with(open).take(8).collect()
+}
+
+async fn all_answered(connections: &mut [Connection]) {
+    for connection in connections {
+        let answer = connection.answer("GET").await;
+        assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_came_before_the_listener_closed_is_answered() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let (one, two) = (reserve(), reserve());
+    let builder = gate(&issuer, &upstream);
+    let mut gate = builder.clone().settings(&format!("listen: {}", one.address)).start().await;
+    let request = gate.get("/public/page").bytes("");
+
+    let mut connections = waiting(one.address, &request);
+    std::fs::write(&gate.path, builder.settings(&format!("listen: {}", two.address)).yaml()).unwrap();
+    gate.app.reload("SIGHUP").await;
+    all_answered(&mut connections).await;
+
+    let mut connections = waiting(two.address, &request);
+    tokio::join!(gate.app.shutdown("test"), all_answered(&mut connections));
+}
+
+/// RFC 9113 §6.8.
+#[tokio::test]
+async fn an_http2_client_gets_goaway_and_its_stream_is_finished() {
+    let (issuer, (upstream, permits)) = (issuer().await, Upstream::held().await);
+    let mut gate = gate(&issuer, &upstream).start().await;
+    let stream = TcpStream::connect(gate.address()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = || {
+        let request = http::Request::get(format!("http://{}/forecast/oslo", gate.address()));
+        request.header("authorization", format!("Bearer {}", token(&issuer, "read:weather"))).body(()).unwrap()
+    };
+    let (answer, _) = client.send_request(request(), true).unwrap();
+    let late = request();
+    until("the request is upstream", || async { upstream.received().len() == 1 }).await;
+
+    let finishing = async {
+        let refused = soon("GOAWAY", async {
+            loop {
+                match std::future::poll_fn(|context| client.poll_ready(context)).await {
+                    Ok(()) => tokio::task::yield_now().await,
+                    Err(error) => break error,
+                }
+            }
+        });
+        let refused = refused.await;
+        assert!(refused.is_go_away() && refused.is_remote(), "{refused}");
+        assert!(client.send_request(late, true).is_err());
+        permits.add_permits(1);
+        let mut answer = soon("the answer", answer).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(soon("its body", answer.body_mut().data()).await.unwrap().unwrap(), Bytes::from("ok"));
+        soon("the connection's end", connection).await.unwrap().unwrap();
+    };
+    tokio::join!(gate.app.shutdown("test"), finishing);
+}
+
+#[tokio::test]
+async fn the_deadline_ends_the_wait_for_what_hangs() {
+    let (issuer, (upstream, _permits)) = (issuer().await, Upstream::held().await);
+    let mut gate = gate(&issuer, &upstream).settings("shutdown: { delay: 1ms, deadline: 500ms }").start().await;
+    let mut busy = Connection::open(gate.address()).await;
+    busy.write(&gate.get("/public/page").bytes("")).await;
+    until("the request is upstream", || async { upstream.received().len() == 1 }).await;
+
+    let begun = Instant::now();
+    soon("the end", gate.app.shutdown("test")).await;
+
+    let took = begun.elapsed();
+    assert!((0.5..5.0).contains(&took.as_secs_f64()), "{took:?}");
+}
