@@ -3,13 +3,15 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1::{self, Parts};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
@@ -26,6 +28,8 @@ use crate::policy::Policy;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client may have opened and reset before we answered; more is an attack (CVE-2023-44487).
 const RESET_STREAMS_MAX: usize = 50;
+/// After this long without a request, a connection is put to rest.
+const REST_AFTER: Duration = Duration::from_millis(250);
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 
@@ -48,7 +52,7 @@ pub async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, timeout: Durati
 pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
-    let Accepted { mut stream, mut peer, phase } = accepted;
+    let Accepted { mut stream, peer, phase } = accepted;
     let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
@@ -60,12 +64,7 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
             let stream = GuardedStream::new(stream, prefix, Framing::Http2, policy.timeouts.header, policy.timeouts.body);
             serve_http2(&gate, policy, stream, peer, phase).await
         }
-        false => {
-            let facts = Arc::new(StreamFacts::default());
-            peer.facts = Some(facts.clone());
-            let stream = GuardedStream::new(stream, prefix, Framing::Http1(facts), policy.timeouts.header, policy.timeouts.body);
-            serve_http1(&gate, policy, stream, peer, phase).await
-        }
+        false => serve_http1(&gate, policy, stream, prefix, peer, phase).await,
     };
     if let Err(error) = outcome {
         count(&gate, reason(&error));
@@ -95,13 +94,68 @@ async fn first_bytes(stream: &mut Stream) -> io::Result<(Vec<u8>, bool)> {
     Ok((seen, true))
 }
 
+/// A connection's requests, with rests in between: after a while without one, hyper and its buffers are put away and
+/// only the socket is kept, until bytes come.
 async fn serve_http1(
     gate: &Arc<Gate>,
     policy: &Policy,
-    stream: GuardedStream,
-    peer: Peer,
+    mut stream: Stream,
+    mut prefix: Vec<u8>,
+    mut peer: Peer,
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
+    let rest_after = REST_AFTER.min(policy.timeouts.idle);
+    loop {
+        let facts = Arc::new(StreamFacts::default());
+        peer.facts = Some(facts.clone());
+        let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), policy.timeouts.header, policy.timeouts.body);
+        let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (gate, peer, open) = (gate.clone(), peer.clone(), Open::new(&open));
+            begun.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let response = handle(gate, peer, request).await;
+                drop(open);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
+        tokio::select! {
+            outcome = &mut connection => return outcome,
+            () = draining(&mut phase) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                return connection.await;
+            }
+            () = quiet(&open, &begun, &facts, rest_after) => {}
+        }
+        let before = begun.load(Ordering::Relaxed);
+        facts.rests();
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await?;
+        // A request that came just then was told that the connection closes.
+        if begun.load(Ordering::Relaxed) > before {
+            return Ok(());
+        }
+        let Some(Parts { io, read_buf, .. }) = connection.into_parts() else { return Ok(()) };
+        let unasked;
+        (stream, unasked) = io.into_inner().into_parts();
+        prefix = [&read_buf[..], &unasked].concat();
+        // What is left of hyper's buffer goes before the rest begins.
+        drop(read_buf);
+        if prefix.is_empty() {
+            tokio::select! {
+                woken = stream.wait_readable() => match woken {
+                    Ok(bytes) => prefix = bytes,
+                    Err(_) => return Ok(()),
+                },
+                () = draining(&mut phase) => return Ok(()),
+                () = tokio::time::sleep(policy.timeouts.idle - rest_after) => return Ok(()),
+            }
+        }
+    }
+}
+
+fn http1_builder(policy: &Policy) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -109,17 +163,7 @@ async fn serve_http1(
         .max_headers(policy.limits.header_count)
         .max_header_size(policy.limits.header_bytes)
         .max_buf_size(policy.limits.header_bytes.max(16 << 10));
-    let service = service_fn(|request: Request<Incoming>| {
-        let (gate, peer) = (gate.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(handle(gate, peer, request).await) }
-    });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    tokio::pin!(connection);
-    tokio::select! {
-        outcome = connection.as_mut() => return outcome,
-        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+    builder
 }
 
 async fn serve_http2(
@@ -156,11 +200,16 @@ async fn serve_http2(
     tokio::pin!(connection);
     tokio::select! {
         outcome = connection.as_mut() => return outcome,
-        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
+        () = draining(&mut phase) => {}
         () = idle(&open, &begun, policy.timeouts.idle) => {}
     }
     connection.as_mut().graceful_shutdown();
     connection.await
+}
+
+/// Ends when the gate drains.
+async fn draining(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
 }
 
 /// Counts a request for as long as its handler works.
@@ -176,6 +225,16 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends when a request has been and none began or was open for this long.
+async fn quiet(open: &AtomicUsize, begun: &AtomicUsize, facts: &StreamFacts, limit: Duration) {
+    loop {
+        idle(open, begun, limit).await;
+        if begun.load(Ordering::Relaxed) > 0 && !facts.is_inside_head() {
+            return;
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
@@ -21,6 +21,23 @@ pub enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Waits for bytes without room to put them: what a connection at rest costs is its socket.
+    pub async fn wait_readable(&mut self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await?,
+            Self::Unix(stream) => stream.readable().await?,
+            // TLS may hold bytes that the socket no longer has, so one is read.
+            Self::Tls(stream) => {
+                let mut byte = [0];
+                let count = stream.read(&mut byte).await?;
+                return Ok(byte[..count].to_vec());
+            }
+        }
+        Ok(Vec::new())
+    }
 }
 
 macro_rules! on_each {
@@ -70,12 +87,23 @@ impl AsyncWrite for Stream {
 pub struct StreamFacts {
     tracker: Mutex<FramingTracker>,
     tunnel: AtomicBool,
+    resting: AtomicBool,
 }
 
 impl StreamFacts {
     /// The facts of the head that the next request was parsed from.
     pub fn next_head(&self) -> Option<HeadFacts> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner).next_head()
+    }
+
+    /// Whether a head has begun and not ended.
+    pub fn is_inside_head(&self) -> bool {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_inside_head()
+    }
+
+    /// The parser in front of the stream is about to be put away: what it takes for the end is none.
+    pub fn rests(&self) {
+        self.resting.store(true, Ordering::Release);
     }
 
     /// From now on the bytes are those of a tunnel: no heads, no deadlines.
@@ -106,6 +134,11 @@ pub struct GuardedStream {
 impl GuardedStream {
     pub fn new(stream: Stream, prefix: Vec<u8>, framing: Framing, head_timeout: Duration, write_timeout: Duration) -> Self {
         Self { stream, prefix, framing, head_timeout, write_timeout, head_deadline: None, write_deadline: None }
+    }
+
+    /// The stream itself, and what was read of it and not yet asked for.
+    pub fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.prefix)
     }
 
     /// Ends a connection on which a head stays unfinished, counted from the first byte of the head: a client that
@@ -196,6 +229,11 @@ impl AsyncWrite for GuardedStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Framing::Http1(facts) = &this.framing
+            && facts.resting.load(Ordering::Acquire)
+        {
+            return Poll::Ready(Ok(()));
+        }
         let outcome = Pin::new(&mut this.stream).poll_shutdown(cx);
         this.watch_write(cx, outcome)
     }
