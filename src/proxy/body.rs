@@ -59,6 +59,8 @@ impl BodyProgress {
 pub struct RequestBody {
     inner: Incoming,
     snapshot: Arc<Snapshot>,
+    /// Names of trailers that end here.
+    nominated: Vec<String>,
     progress: Arc<BodyProgress>,
     bytes_left: u64,
     stall: Duration,
@@ -66,11 +68,11 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming, snapshot: Arc<Snapshot>, progress: Arc<BodyProgress>) -> Self {
+    pub fn new(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>, progress: Arc<BodyProgress>) -> Self {
         progress.finished.store(inner.is_end_stream(), Ordering::Relaxed);
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
-        Self { inner, snapshot, progress, bytes_left, stall, stalled: None }
+        Self { inner, snapshot, nominated, progress, bytes_left, stall, stalled: None }
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -109,7 +111,7 @@ impl Body for RequestBody {
                     }
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    clean_trailers(trailers, &this.snapshot);
+                    clean_trailers(trailers, &this.snapshot, &this.nominated);
                 }
                 if this.inner.is_end_stream() {
                     this.progress.finished.store(true, Ordering::Relaxed);
@@ -128,13 +130,14 @@ impl Body for RequestBody {
     }
 }
 
-/// Takes fields out of a trailer section that only mean something in a header section (RFC 9110 §6.5.1), and those
-/// that are the gate's to set.
-fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot) {
+/// Takes fields out of a trailer section that only mean something in a header section (RFC 9110 §6.5.1), those that
+/// `Connection` nominated (§7.6.1), and those that are the gate's to set.
+fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot, nominated: &[String]) {
     let names: Vec<_> = trailers.keys().cloned().collect();
     for name in names {
         let misplaced = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, SET_COOKIE].contains(&name);
-        if misplaced || snapshot.policy.managed.covers(name.as_str()) {
+        let hop = nominated.iter().any(|option| option == name.as_str());
+        if misplaced || hop || snapshot.policy.managed.covers(name.as_str()) {
             trailers.remove(&name);
         }
     }
@@ -144,6 +147,7 @@ fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot) {
 pub struct ResponseBody {
     source: Source,
     snapshot: Option<Arc<Snapshot>>,
+    nominated: Vec<String>,
     record: Option<Record>,
     ended: bool,
 }
@@ -155,11 +159,11 @@ enum Source {
 
 impl ResponseBody {
     pub fn own(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Own(Full::new(bytes.into())), snapshot: None, record: None, ended: false }
+        Self { source: Source::Own(Full::new(bytes.into())), snapshot: None, nominated: Vec::new(), record: None, ended: false }
     }
 
-    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>) -> Self {
-        Self { source: Source::Upstream(inner), snapshot: Some(snapshot), record: None, ended: false }
+    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
+        Self { source: Source::Upstream(inner), snapshot: Some(snapshot), nominated, record: None, ended: false }
     }
 
     /// Ties the record to the body: it is written when the last byte went out, or when the client left.
@@ -196,7 +200,7 @@ impl Body for ResponseBody {
                     record.response_bytes += data.len() as u64;
                 }
                 if let (Some(trailers), Some(snapshot)) = (frame.trailers_mut(), &this.snapshot) {
-                    clean_trailers(trailers, snapshot);
+                    clean_trailers(trailers, snapshot, &this.nominated);
                 }
             }
             Some(Err(_)) => {

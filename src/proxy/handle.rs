@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::gate::Gate;
 use super::respond::{self, Asked};
 use super::rewrite::{self, Way, X_REQUEST_ID};
-use super::screen::{Screened, screen};
+use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
 use super::upgrade::Tunnel;
 use crate::access::{Head, Permit, Refusal, Snapshot, Verdict, decide};
@@ -157,7 +157,8 @@ async fn forward(
     }
     let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
     let progress = Arc::new(BodyProgress::default());
-    let body = RequestBody::new(request.into_body(), snapshot.clone(), progress.clone());
+    let nominated = nominated(request.headers());
+    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
     let answer = gate.upstreams().send(head.map(|()| body), &progress, timeout).await;
     record.upstream = Some(clock::instant_now().duration_since(sent));
@@ -183,8 +184,9 @@ async fn forward(
     // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
     // closing, and a body that broke off would look whole.
     parts.version = Version::HTTP_11;
-    rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-    Ok(Forwarded::Response(Response::from_parts(parts, ResponseBody::upstream(body, snapshot.clone()))))
+    let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
+    let body = ResponseBody::upstream(body, snapshot.clone(), nominated);
+    Ok(Forwarded::Response(Response::from_parts(parts, body)))
 }
 
 fn is_websocket(headers: &HeaderMap) -> bool {

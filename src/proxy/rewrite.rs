@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use super::screen::{Screened, connection_options};
+use super::screen::{Screened, connection_options, nominated};
 use crate::access::Permit;
 use crate::policy::Policy;
 
@@ -176,9 +176,11 @@ fn via_version(version: Version) -> &'static str {
 
 /// Cleans the upstream's head: hop-by-hop fields (RFC 9110 §7.6.1), identity headers, which are for requests alone, and
 /// `Alt-Svc`, which would lead clients around the gate.
-pub fn to_client(headers: &mut HeaderMap, policy: &Policy, request_id: &str) {
-    let nominated: Vec<String> = connection_options(headers).map(str::to_ascii_lowercase).collect();
-    for name in nominated {
+///
+/// What `Connection` nominated is returned: it also concerns the trailers.
+pub fn to_client(headers: &mut HeaderMap, policy: &Policy, request_id: &str) -> Vec<String> {
+    let nominated = nominated(headers);
+    for name in &nominated {
         headers.remove(name.as_str());
     }
     for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE, ALT_SVC] {
@@ -189,4 +191,5 @@ pub fn to_client(headers: &mut HeaderMap, policy: &Policy, request_id: &str) {
         headers.remove(name);
     }
     insert(headers, X_REQUEST_ID, request_id, None);
+    nominated
 }

@@ -122,3 +122,8 @@ fn wants_websocket<B>(request: &Request<B>) -> bool {
 pub fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
 }
+
+/// The fields that concern this connection alone, in a head and in the trailers behind it.
+pub fn nominated(headers: &HeaderMap) -> Vec<String> {
+    connection_options(headers).map(str::to_ascii_lowercase).collect()
+}
