@@ -1,0 +1,163 @@
+//! The binary itself, as a process of its own: for what only a process has, signals, exit codes and standard output.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::support::{self, Answer, Ask, soon, until};
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// A running `wicketgate run`. It is killed when the test ends before it does.
+pub struct Process {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+    pub directory: TempDir,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    /// Starts it with this configuration and waits until it says that it serves.
+    pub async fn run(yaml: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wicketgate.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        let mut command = wicketgate();
+        let mut child = command.arg("run").arg("--config").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (read_lines(child.stdout.take().unwrap()), read_lines(child.stderr.take().unwrap()));
+        let nowhere = support::loopback();
+        let mut process = Self { child, stdout, stderr, directory, address: nowhere, admin: nowhere };
+        until("the process says that it serves", || async { process.line("serving").is_some() }).await;
+        let serving = process.line("serving").unwrap();
+        let listen = serving["listen"].as_str().unwrap().split(' ').find_map(|listen| listen.parse().ok());
+        process.address = listen.unwrap();
+        process.admin = serving["admin"].as_str().unwrap().parse().unwrap();
+        process
+    }
+
+    /// Waits until it has its keys.
+    pub async fn ready(self) -> Self {
+        until("the process has its keys", || async { self.admin("/readyz").await.status == 200 }).await;
+        self
+    }
+
+    pub fn get(&self, target: &str) -> Ask {
+        Ask::new(self.address, "GET", target)
+    }
+
+    pub async fn admin(&self, target: &str) -> Answer {
+        Ask::new(self.admin, "GET", target).send().await
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &self.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// All that it has printed so far.
+    pub fn output(&self) -> String {
+        [&self.stdout, &self.stderr].map(|lines| lines.lock().unwrap().join("\n")).join("\n")
+    }
+
+    /// The log's lines so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.stdout
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}")))
+            .collect()
+    }
+
+    /// The first line with this message.
+    pub fn line(&self, message: &str) -> Option<Value> {
+        self.log().into_iter().find(|line| line["message"] == message)
+    }
+
+    /// Another configuration in the place of the old one.
+    pub fn write(&self, yaml: &str) {
+        let (new, path) = (self.directory.path().join("new"), self.directory.path().join("wicketgate.yaml"));
+        std::fs::write(&new, yaml).unwrap();
+        std::fs::rename(&new, &path).unwrap();
+    }
+
+    /// Waits until it has ended: its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        soon("the process ends", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
+}
+
+fn read_lines(stream: impl Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let read = lines.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            read.lock().unwrap().push(line);
+        }
+    });
+    lines
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a subcommand to its end, with this on standard input.
+pub async fn command(arguments: &[&str], stdin: &str) -> Ended {
+    let mut command = wicketgate();
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stdin = stdin.to_owned();
+    let work = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        // A command that does not read it may have closed it.
+        let _ = input.write_all(stdin.as_bytes());
+        drop(input);
+        let mut stderr = child.stderr.take().unwrap();
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        let mut stdout = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        Ended { code: child.wait().unwrap().code(), stdout, stderr: errors.join().unwrap() }
+    });
+    soon("the command ends", work).await.unwrap()
+}
+
+/// The binary, without what this environment would tell it.
+fn wicketgate() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wicketgate"));
+    command.env_remove("WICKETGATE_CONFIG").env_remove("WICKETGATE_TOKEN");
+    command
+}

@@ -1,0 +1,159 @@
+//! What the process writes: one line a request, never a token; and how much memory it takes.
+
+use serde_json::{Value, json};
+use wicketgate::demo::issuer::Fault;
+
+use super::child::Process;
+use super::support::*;
+
+fn access(process: &Process) -> Vec<Value> {
+    process.log().into_iter().filter(|line| line["target"] == "access").collect()
+}
+
+async fn lines(process: &Process, count: usize) -> Vec<Value> {
+    until("the lines are written", || async { access(process).len() >= count }).await;
+    let lines = access(process);
+    assert_eq!(lines.len(), count);
+    lines
+}
+
+#[tokio::test]
+async fn every_request_has_one_line_that_says_who_where_and_why() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let process = Process::run(&gate(&issuer, &upstream).yaml()).await.ready().await;
+    let token = token(&issuer, "read:weather");
+
+    process.get("/forecast/oslo?secret=1").token(&token).header("X-Request-Id: from-the-client").send().await;
+    let mut all = lines(&process, 1).await;
+    process.get("/forecast/oslo").send().await;
+    lines(&process, 2).await;
+    Ask::new(process.address, "PUT", "/forecast/oslo").token(&token).body("{}").send().await;
+    lines(&process, 3).await;
+    process.get("/public/page").send().await;
+    lines(&process, 4).await;
+    process.get("/nowhere").header("X-Request-Id: two words").send().await;
+    all.extend(lines(&process, 5).await.into_iter().skip(1));
+
+    let pick = |line: &Value, names: &[&str]| names.iter().map(|name| line[name].clone()).collect::<Value>();
+    let names = ["method", "path", "service", "route", "status", "decision", "reason", "subject", "client_id", "detail"];
+    let (weather, city) = ("weather", "GET /forecast/{city}");
+    let expected = [
+        json!(["GET", "/forecast/oslo", weather, city, 200, "permitted", null, "alice", "weatherbot", null]),
+        json!(["GET", "/forecast/oslo", weather, city, 401, "denied", "token_missing", null, null, null]),
+        json!([
+            "PUT",
+            "/forecast/oslo",
+            weather,
+            "POST,PUT /forecast/{city}",
+            403,
+            "denied",
+            "scope_missing",
+            "alice",
+            "weatherbot",
+            "missing=write:weather"
+        ]),
+        json!(["GET", "/public/page", weather, "/public/**", 200, "public", null, null, null, null]),
+        json!(["GET", "/nowhere", weather, "-", 404, "denied", "route_unknown", null, null, null]),
+    ];
+    for (line, expected) in all.iter().zip(expected) {
+        assert_eq!(pick(line, &names), expected, "{line}");
+        assert_eq!((&line["peer"], &line["version"]), (&json!("127.0.0.1"), &json!("HTTP/1.1")));
+        assert!(line["duration_ms"].is_f64() && line["timestamp"].is_string() && line["level"] == "INFO", "{line}");
+        let sent = line["decision"] == "permitted" || line["decision"] == "public";
+        assert_eq!(line["upstream_ms"].is_f64(), sent, "{line}");
+        assert_eq!(line["response_bytes"] == 2, sent, "{line}");
+    }
+    assert_eq!(all[0]["request_id"], "from-the-client");
+    let mut made: Vec<&str> = all[1..].iter().map(|line| line["request_id"].as_str().unwrap()).collect();
+    made.sort_unstable();
+    made.dedup();
+    // A UUID each, also for the one that had no sane one of its client's.
+    assert!(made.len() == 4 && made.iter().all(|id| id.len() == 36), "{made:?}");
+}
+
+#[tokio::test]
+async fn neither_a_token_nor_a_query_is_written_anywhere() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let process = Process::run(&gate(&issuer, &upstream).settings("log: { level: debug }").yaml()).await.ready().await;
+    let good = token(&issuer, "read:weather");
+    let short = issuer.sign(json!({ "alg": "ES384" }), json!({ "iss": "short" }));
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    let asks = [
+        process.get("/forecast/oslo?query=hidden").token(&good),
+        process.get(&format!("/forecast/oslo?access_token={good}")),
+        process.get(&format!("/forecast/{good}")),
+        process.get(&format!("/nowhere/{good}")),
+        process.get("/forecast/oslo").token(&short),
+        process.get("/forecast/oslo").token(&format!("{head}.{}", signature.chars().rev().collect::<String>())),
+        process.get("/forecast/oslo").header(&format!("Authorization: Basic {signature}")),
+        process.get("/forecast/oslo").token(&good).token(&good),
+        process.get("/forecast/oslo").header(&format!("Authorization: {good}")),
+        process.get("/forecast/oslo").header(&format!("Cookie: session={signature}")).header(&format!("X-Request-Id: {good}")),
+    ];
+    let count = asks.len();
+    let mut answers = String::new();
+    for ask in asks {
+        answers.push_str(&format!("{:?}", ask.send().await));
+    }
+    lines(&process, count).await;
+
+    let payload = good.split('.').nth(1).unwrap();
+    let output = process.output() + &process.admin("/metrics").await.text() + &process.admin("/status").await.text() + &answers;
+    for hidden in [payload, signature, short.rsplit('.').next().unwrap(), "query=hidden", "access_token="] {
+        assert!(!output.contains(hidden), "{hidden} in {output}");
+    }
+}
+
+#[tokio::test]
+async fn level_and_access_log_change_by_a_reload() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let with = |log: &str| gate(&issuer, &upstream).settings(&format!("log: {log}")).yaml();
+    let process = Process::run(&with("{ level: info }")).await;
+    let reload = async |log: &str, reloads: u64| {
+        process.write(&with(log));
+        process.signal("HUP");
+        until("the reload is done", || async { process.admin("/status").await.json()["reloads"] == reloads }).await;
+    };
+    process.get("/public/page").send().await;
+    lines(&process, 1).await;
+
+    reload("{ level: error }", 1).await;
+    // The access log is none of the level's business.
+    process.get("/public/page").send().await;
+    lines(&process, 2).await;
+
+    reload("{ level: debug, access: false }", 2).await;
+    let mut nonsense = Connection::open(process.address).await;
+    nonsense.write(b"no HTTP at all\r\n\r\n").await;
+    until("a line of that level", || async { process.log().iter().any(|line| line["level"] == "DEBUG") }).await;
+    process.get("/public/page").send().await;
+
+    reload("{ level: info }", 3).await;
+    process.get("/public/page").send().await;
+    lines(&process, 3).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_never_stops_sending_costs_no_memory() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let most = |process: &Process| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
+        line.split(' ').next().unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let keys = "keys: { refresh: 1s, cooldown: 100ms }";
+    let places = [keys.to_owned(), format!("{keys}\nissuer: {{ url: '{0}', jwks_uri: '{0}/jwks' }}", issuer.url())];
+    for settings in places {
+        issuer.misbehave(None);
+        let process = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
+        let before = most(&process);
+
+        issuer.misbehave(Some(Fault::Endless));
+        let failures = || async { process.admin("/status").await.json()["key_sets"][0]["fetch_failures"].as_u64() };
+        until("three fetches have failed", || async { failures().await >= Some(3) }).await;
+
+        let grown = most(&process) - before;
+        assert!(grown < 64, "{grown} MiB more");
+    }
+}
