@@ -41,7 +41,7 @@ pub struct App {
     source: Source,
     files: Vec<PathBuf>,
     seen: [u8; 32],
-    log: Option<LogHandle>,
+    log: Option<Arc<LogHandle>>,
     keys_task: AbortHandle,
 }
 
@@ -53,7 +53,7 @@ impl Drop for App {
 
 impl App {
     /// Starts everything: after this returns, clients are served.
-    pub async fn start(source: Source, loaded: Loaded, log: Option<LogHandle>) -> Result<Self, StartError> {
+    pub async fn start(source: Source, loaded: Loaded, log: Option<Arc<LogHandle>>) -> Result<Self, StartError> {
         let Loaded { policy, files, seen } = loaded;
         dry_run(&policy).map_err(StartError::Unavailable)?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;

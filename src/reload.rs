@@ -194,7 +194,8 @@ pub fn changes(old: &Policy, new: &Policy) -> String {
         ("limits", old.limits != new.limits),
         ("timeouts", old.timeouts != new.timeouts),
         ("keys", old.keys != new.keys),
-        ("log", old.log != new.log),
+        ("log", (old.log.level, old.log.access) != (new.log.level, new.log.access)),
+        ("log.format (from the next start on)", old.log.format != new.log.format),
     ];
     parts.extend(settings.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed")));
     match parts.is_empty() {

@@ -1,7 +1,8 @@
 //! `demo`: the whole story on one machine, with commands that work as printed.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -40,6 +41,7 @@ impl Ports {
 }
 
 pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
+    say!("DEMO: made-up keys, clients and weather, on this machine only. Never use it for anything real.");
     let ports = Ports::from(arguments.port)?;
     let resource = format!("http://127.0.0.1:{}", ports.gate);
     let taken = |what: &str, port: u16| {
@@ -48,7 +50,7 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     };
     let settings = Settings {
         resources: vec![Resource::new(&resource, &[("read:weather", "Read the forecast"), ("write:weather", "Change the forecast")])],
-        clients: vec![Client::new("weatherbot", "weatherbot-secret", &["read:weather"])],
+        clients: vec![Client::new("weatherbot", "weatherbot-secret", &["read:weather", "write:weather"])],
         token_lifetime_seconds: 3600,
     };
     let issuer = Issuer::start(loopback(ports.issuer), settings).await.map_err(taken("issuer", ports.issuer))?;
@@ -61,11 +63,10 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     };
     write().map_err(|error| Failed::Unavailable(format!("{}: {error}", path.display())))?;
     let (source, loaded) = load(path.clone())?;
-    let log = observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?;
+    let log = Arc::new(observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?);
     let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
     let app = App::start(source, loaded, Some(log)).await?;
-    print!("{}", banner(&ports, &resource, issuer.url(), &path.display().to_string()));
-    let _ = std::io::stdout().flush();
+    say!("{}", banner(&ports, &resource, issuer.url(), &path.display().to_string()));
     app.run(signals).await;
     issuer.stop().await;
     weather.stop().await;
@@ -106,8 +107,7 @@ fn banner(ports: &Ports, resource: &str, issuer: &str, config: &str) -> String {
     let Ports { gate, admin, service, .. } = ports;
     let token_url = format!("{issuer}/token");
     format!(
-        "DEMO: made-up keys, clients and weather, on this machine only. Never use it for anything real.
-
+        "
   gate     http://127.0.0.1:{gate}      the only door to the weather service
   admin    http://127.0.0.1:{admin}      /metrics /readyz?verbose /status
   issuer   {issuer}  plays Logto
@@ -122,13 +122,17 @@ Paste these into another terminal:
   # 2. What an agent reads next
   curl -s http://127.0.0.1:{gate}/.well-known/oauth-protected-resource
 
-  # 3. WeatherBot gets a token for this resource, with the one scope that it is allowed
+  # 3. WeatherBot gets a token for this resource, with the scope of the challenge
   TOKEN=$(curl -s -u weatherbot:weatherbot-secret -d grant_type=client_credentials -d resource={resource} -d scope=read:weather {token_url} | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')
 
   # 4. With the token: 200, and the headers that the service received
   curl -s -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:{gate}/forecast/oslo
 
-  # 5. Writing needs another scope: 403, and which one
+  # 5. Writing needs another scope: 403, and what to ask for
+  curl -i -X POST -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:{gate}/forecast/oslo
+
+  # 6. A token with the scopes of that challenge: 201
+  TOKEN=$(curl -s -u weatherbot:weatherbot-secret -d grant_type=client_credentials -d resource={resource} -d 'scope=write:weather read:weather' {token_url} | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')
   curl -i -X POST -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:{gate}/forecast/oslo
 
 Ctrl-C ends everything.

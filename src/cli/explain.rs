@@ -54,12 +54,12 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
     }
     let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
     let verdict = decide(&snapshot, &head, clock::unix_now());
-    println!("request    {method} {path}");
+    say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
     match verdict {
         Ok(Verdict::Metadata { service }) => {
-            println!("decision   answered by the gate: protected-resource metadata, for everyone");
-            println!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
+            say!("decision   answered by the gate: protected-resource metadata, for everyone");
+            say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
         }
         Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit),
         Err(refusal) => show_refusal(&snapshot, &refusal),
@@ -101,7 +101,7 @@ async fn snapshot(config: PathBuf, with_keys: bool) -> Result<Snapshot, Failed> 
     let store = KeyStore::default();
     store.adopt(&policy).map_err(Failed::Usage)?;
     for issuer in &policy.issuers {
-        store.refresh(&issuer.url).await;
+        store.refresh(&issuer.url, None).await;
     }
     let keyring = store.keyring(&policy);
     let missing: Vec<&str> =
@@ -116,11 +116,11 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
     let Ok(path) = CheckedPath::new(head.path) else { return };
     let Some(Some(index)) = policy.service(head.host, &path) else { return };
     let service = &policy.services[index];
-    println!("service    {}", service.name);
+    say!("service    {}", service.name);
     if let Found::Target(Target::Route(route), _) = service.tree.find(&path, head.method) {
         let route = &service.routes[*route];
-        println!("route      {}", route.key);
-        println!("requires   {}", describe(&route.requirement));
+        say!("route      {}", route.key);
+        say!("requires   {}", describe(&route.requirement));
     }
 }
 
@@ -168,8 +168,11 @@ fn show_checks(denial: Option<&Denial>, public: bool) {
     let last = if public { 3 } else { CHECKS.len() };
     for (i, check) in CHECKS.iter().enumerate().take(last) {
         match failed {
-            Some(at) if i == at => return println!("  no       {check}"),
-            _ => println!("  yes      {check}"),
+            Some(at) if i == at => {
+                say!("  no       {check}");
+                return;
+            }
+            _ => say!("  yes      {check}"),
         }
     }
 }
@@ -179,26 +182,26 @@ fn show_permit(snapshot: &Snapshot, permit: &Permit) {
     let public = permit.identity().is_none() && permit.reported().is_none();
     show_checks(permit.reported(), public);
     match permit.reported() {
-        Some(denial) => println!("decision   let through and reported as {}: the route is in report mode", denial.row().code),
-        None if public => println!("decision   forwarded to {} without an identity: the route is public", service.upstream.base),
-        None => println!("decision   forwarded to {}", service.upstream.base),
+        Some(denial) => say!("decision   let through and reported as {}: the route is in report mode", denial.row().code),
+        None if public => say!("decision   forwarded to {} without an identity: the route is public", service.upstream.base),
+        None => say!("decision   forwarded to {}", service.upstream.base),
     }
     for (name, value) in permit.headers() {
-        println!("upstream   {name}: {}", value.to_str().unwrap_or_default());
+        say!("upstream   {name}: {}", value.to_str().unwrap_or_default());
     }
 }
 
 fn show_refusal(snapshot: &Snapshot, refusal: &Refusal) {
     show_checks(Some(&refusal.denial), false);
     let row = refusal.denial.row();
-    println!("decision   refused: {} {}", row.status.as_u16(), row.code);
-    println!("because    {}", row.title);
+    say!("decision   refused: {} {}", row.status.as_u16(), row.code);
+    say!("because    {}", row.title);
     let detail = refusal.denial.detail();
     if !detail.is_empty() {
-        println!("in detail  {detail}");
+        say!("in detail  {detail}");
     }
-    println!("cure       {}", row.cure);
+    say!("cure       {}", row.cure);
     if let Some(challenge) = oauth::challenge(&snapshot.policy, refusal) {
-        println!("challenge  WWW-Authenticate: {}", challenge.to_str().unwrap_or_default());
+        say!("challenge  WWW-Authenticate: {}", challenge.to_str().unwrap_or_default());
     }
 }

@@ -1,5 +1,12 @@
 //! The subcommands, and what each prints.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the one place that talks to a terminal")]
+#![allow(clippy::print_stderr, reason = "this is the one place that talks to a terminal")]
+
+/// Prints a line. A reader that has gone (`wicketgate check | head -1`) is no fault of the command.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{}\n", format_args!($($text)*)).as_bytes());
+    }};
+}
 
 #[cfg(feature = "demo")]
 mod demo;
@@ -8,6 +15,7 @@ mod healthcheck;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -127,7 +135,7 @@ fn run(command: Command) -> Result<(), Failed> {
         Command::Check { config } => check(&config),
         Command::Explain(arguments) => in_runtime(explain::explain(arguments)),
         Command::Schema => {
-            println!("{:#}", config::json_schema().as_value());
+            say!("{:#}", config::json_schema().as_value());
             Ok(())
         }
         #[cfg(feature = "demo")]
@@ -157,19 +165,35 @@ pub(crate) fn load(path: PathBuf) -> Result<(Source, Loaded), Failed> {
 
 fn serve(config: ConfigArgument) -> Result<(), Failed> {
     let (source, loaded) = load(config.config)?;
-    let log = observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?;
-    in_runtime(async {
+    let log = Arc::new(observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?);
+    raise_descriptor_limit(&loaded.policy);
+    // Kept until the runtime is gone: requests that are cut off then still write their records.
+    let handle = log.clone();
+    let served = in_runtime(async {
         let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
-        let app = App::start(source, loaded, Some(log)).await?;
+        let app = App::start(source, loaded, Some(handle)).await?;
         app.run(signals).await;
         Ok(())
-    })
+    });
+    drop(log);
+    served
+}
+
+/// A connection takes a descriptor, and one more to the upstream while it asks.
+fn raise_descriptor_limit(policy: &Policy) {
+    let needed = 2 * policy.limits.connections as u64 + 64;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit < needed => {
+            tracing::warn!(target: "wicketgate::app", limit, needed, "fewer file descriptors than limits.connections may take")
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(target: "wicketgate::app", %error, "the limit of file descriptors cannot be raised"),
+    }
 }
 
 fn check(config: &ConfigArgument) -> Result<(), Failed> {
     let (source, loaded) = load(config.config.clone())?;
-    print!("{}", summary(&loaded.policy));
-    println!("{}: good", source.path().display());
+    say!("{}{}: good", summary(&loaded.policy), source.path().display());
     Ok(())
 }
 

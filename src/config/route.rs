@@ -55,7 +55,7 @@ pub struct RouteKeys {
     /// One of these scopes is enough.
     #[serde(default)]
     any: Option<OneOrMany<String>>,
-    /// Claims that must equal a literal, one of a list, or a path parameter written `{name}`.
+    /// Claims that must equal a literal, one of a list, or a path parameter written `{name}`; `*` is any value.
     #[serde(default)]
     claims: Option<Entries<OneOrMany<String>>>,
     /// The only client_ids that may use the route.

@@ -42,9 +42,14 @@ impl Attempt {
         base.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0))
     }
 
+    /// How long until an unknown key id may cause a fetch.
+    pub fn until_force(&self, now: Instant, rules: &CacheRules) -> Duration {
+        self.last_forced.map_or(Duration::ZERO, |last| rules.cooldown.saturating_sub(now.duration_since(last)))
+    }
+
     /// Whether an unknown key id may cause a fetch now. Says yes at most once in a cooldown.
     pub fn may_force(&mut self, now: Instant, rules: &CacheRules) -> bool {
-        let rested = self.last_forced.is_none_or(|last| now.duration_since(last) >= rules.cooldown);
+        let rested = self.until_force(now, rules).is_zero();
         if rested {
             self.last_forced = Some(now);
         }

@@ -9,4 +9,4 @@ mod store;
 pub use algorithm::Algorithm;
 pub use cache::{Attempt, CacheRules};
 pub use jwk::{Key, KeySet};
-pub use store::{KeyState, KeyStore, Keyring};
+pub use store::{Checked, KeyState, KeyStore, Keyring};

@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::cache::{Attempt, CacheRules};
 use super::fetch::{FetchLimits, Fetched, Fetcher};
@@ -48,7 +48,7 @@ struct Settings {
 struct Entry {
     settings: Settings,
     state: watch::Receiver<KeyState>,
-    waiters: mpsc::Sender<oneshot::Sender<()>>,
+    waiters: mpsc::Sender<Question>,
     task: AbortHandle,
 }
 
@@ -122,18 +122,40 @@ impl KeyStore {
         self.changed.subscribe()
     }
 
-    /// Asks for an issuer's keys once more and waits for the answer, which may be that it is too early to ask.
-    pub async fn refresh(&self, issuer: &str) {
+    /// Asks for an issuer's keys once more. Within a cooldown a patient caller waits for the next fetch that may be,
+    /// `patience` at most; an impatient one is told at once that it is too early.
+    pub async fn refresh(&self, issuer: &str, patience: Option<Duration>) -> Checked {
         let waiters = {
             let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
             entries.get(issuer).map(|entry| entry.waiters.clone())
         };
-        let Some(waiters) = waiters else { return };
         let (done, answer) = oneshot::channel();
-        if waiters.try_send(done).is_ok() {
-            let _ = answer.await;
+        let asked = waiters.is_some_and(|waiters| waiters.try_send(Question { done, patient: patience.is_some() }).is_ok());
+        if !asked {
+            return Checked::TooEarly;
+        }
+        match patience {
+            None => answer.await.unwrap_or(Checked::TooEarly),
+            Some(patience) => timeout(patience, answer).await.map_or(Checked::TooEarly, |answer| answer.unwrap_or(Checked::TooEarly)),
         }
     }
+}
+
+/// What came of asking for an issuer's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// A fetch that began after the question has ended: what is unknown now is unknown to the issuer, or it is away.
+    Now,
+    /// A fetch that had begun before the question has ended.
+    Before,
+    /// No fetch was allowed in time.
+    TooEarly,
+}
+
+/// Somebody waits for keys.
+struct Question {
+    done: oneshot::Sender<Checked>,
+    patient: bool,
 }
 
 impl Settings {
@@ -159,9 +181,9 @@ impl Settings {
     }
 }
 
-async fn answer_all(asked: &mut mpsc::Receiver<oneshot::Sender<()>>) {
-    while let Some(done) = asked.recv().await {
-        let _ = done.send(());
+async fn answer_all(asked: &mut mpsc::Receiver<Question>) {
+    while let Some(question) = asked.recv().await {
+        let _ = question.done.send(Checked::Now);
     }
 }
 
@@ -172,46 +194,54 @@ async fn keep_fresh(
     issuer: &str,
     publish: &watch::Sender<KeyState>,
     changed: &watch::Sender<u64>,
-    asked: &mut mpsc::Receiver<oneshot::Sender<()>>,
+    asked: &mut mpsc::Receiver<Question>,
 ) {
     let mut attempt = Attempt::default();
     if let Some(last) = publish.borrow().last_success {
         attempt.succeeded(last);
     }
-    let mut wake = Wake::Scheduled;
+    let mut scheduled = true;
+    let mut waiting: Vec<Question> = Vec::new();
     loop {
-        let outcome = fetcher.fetch(matches!(wake, Wake::Scheduled)).await;
+        let outcome = fetcher.fetch(scheduled).await;
         note(outcome, &mut attempt, &rules, issuer, publish);
         changed.send_modify(|count| *count += 1);
-        if let Wake::Asked(done) = wake {
-            let _ = done.send(());
+        for question in waiting.drain(..) {
+            let _ = question.done.send(Checked::Now);
         }
-        while let Ok(done) = asked.try_recv() {
-            let _ = done.send(());
+        while let Ok(question) = asked.try_recv() {
+            let _ = question.done.send(Checked::Before);
         }
-        wake = next_wake(&mut attempt, &rules, asked).await;
+        scheduled = wait(&mut attempt, &rules, asked, &mut waiting).await;
     }
 }
 
-/// Why a fetch begins.
-enum Wake {
-    Scheduled,
-    /// An unknown key id forces it; whoever met it waits for the end.
-    Asked(oneshot::Sender<()>),
-}
-
-/// Waits until it is time to fetch. Who asks too early is answered at once.
-async fn next_wake(attempt: &mut Attempt, rules: &CacheRules, asked: &mut mpsc::Receiver<oneshot::Sender<()>>) -> Wake {
+/// Waits until it is time to fetch: `true` for the scheduled time, `false` when someone met an unknown key and it is
+/// allowed to ask. Who comes too early waits for that moment, so that a made-up key id cannot make the next good token
+/// look bad; or is told so, if it would rather not wait.
+async fn wait(attempt: &mut Attempt, rules: &CacheRules, asked: &mut mpsc::Receiver<Question>, waiting: &mut Vec<Question>) -> bool {
     let scheduled = sleep(attempt.wait(rules, jitter()));
     tokio::pin!(scheduled);
     loop {
+        let cooled = sleep(attempt.until_force(clock::instant_now(), rules));
         tokio::select! {
-            () = &mut scheduled => return Wake::Scheduled,
-            Some(done) = asked.recv() => {
-                if attempt.may_force(clock::instant_now(), rules) {
-                    return Wake::Asked(done);
+            () = &mut scheduled => return true,
+            () = cooled, if !waiting.is_empty() => {
+                waiting.retain(|question| !question.done.is_closed());
+                if !waiting.is_empty() && attempt.may_force(clock::instant_now(), rules) {
+                    return false;
                 }
-                let _ = done.send(());
+            }
+            Some(question) = asked.recv() => {
+                let allowed = attempt.until_force(clock::instant_now(), rules).is_zero();
+                if !allowed && (!question.patient || waiting.len() >= WAITERS_MAX) {
+                    let _ = question.done.send(Checked::TooEarly);
+                    continue;
+                }
+                waiting.push(question);
+                if attempt.may_force(clock::instant_now(), rules) {
+                    return false;
+                }
             }
         }
     }

@@ -33,7 +33,7 @@ pub struct Metrics {
     remembered_tokens: IntGauge,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
-    key_set_fetch_failures: GaugeVec,
+    key_set_fetch_failures: IntCounterVec,
     config_info: IntGaugeVec,
     pub reloads: IntCounterVec,
     pub last_reload_successful: IntGauge,
@@ -64,7 +64,11 @@ impl Metrics {
                 "From sending a request on to the head of its answer.",
                 &["service", "route"],
             )?,
-            refusals: make.counters("refusals_total", "Requests that got no upstream answer, by reason.", &["service", "reason"])?,
+            refusals: make.counters(
+                "refusals_total",
+                "Requests that were refused, failed, or would have been refused (report mode), by reason.",
+                &["service", "reason"],
+            )?,
             token_checks: make.counters(
                 "token_checks_total",
                 "Verified tokens, by whether their signature had been checked before.",
@@ -80,7 +84,7 @@ impl Metrics {
                 "Time since an issuer's key set was last fetched or confirmed.",
                 &["issuer"],
             )?,
-            key_set_fetch_failures: make.floats(
+            key_set_fetch_failures: make.counters(
                 "key_set_fetch_failures_total",
                 "Fetches of an issuer's key set that failed.",
                 &["issuer"],
@@ -177,7 +181,8 @@ impl Metrics {
         for (issuer, state) in snapshot.policy.issuers.iter().zip(&snapshot.keyring.0) {
             let keys = state.keys.as_ref().map_or(0, |keys| keys.len());
             self.key_set_keys.with_label_values(&[&issuer.url]).set(i64::try_from(keys).unwrap_or(i64::MAX));
-            self.key_set_fetch_failures.with_label_values(&[&issuer.url]).set(state.failures_total as f64);
+            let failures = self.key_set_fetch_failures.with_label_values(&[&issuer.url]);
+            failures.inc_by(state.failures_total.saturating_sub(failures.get()));
             if let Some(last) = state.last_success {
                 let age = clock::instant_now().duration_since(last).as_secs_f64();
                 self.key_set_age_seconds.with_label_values(&[&issuer.url]).set(age);

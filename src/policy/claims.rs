@@ -47,6 +47,8 @@ pub enum ClaimValue {
     Literal(String),
     /// The path parameter at this position.
     Parameter(usize),
+    /// Any value, as long as the claim is there with one.
+    Present,
 }
 
 impl ClaimRule {
@@ -54,6 +56,7 @@ impl ClaimRule {
         let Some(value) = self.claim.find(claims) else { return false };
         self.allowed.iter().any(|allowed| match allowed {
             ClaimValue::Literal(text) => equals(value, text),
+            ClaimValue::Present => !matches!(value, serde_json::Value::Null) && value.as_str() != Some(""),
             ClaimValue::Parameter(position) => parameters.get(*position).is_some_and(|text| equals(value, text)),
         })
     }
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_claim_is_compared_as_a_whole() {
-        let claims = json!({ "organization_id": "org_a", "n": 5, "b": true, "a": { "c": "no" }, "list": ["org_a"], "x.y": 1 });
+        let claims = json!({ "organization_id": "org_a", "n": 5, "b": true, "a": { "c": "no" }, "list": ["org_a"], "x.y": 1, "empty": "", "null": null });
         let claims = claims.as_object().unwrap();
         let allows = |claim: &str, value: ClaimValue| {
             ClaimRule { claim: ClaimPath::parse(claim).unwrap(), allowed: vec![value] }.allows(claims, &["org_a", "org_b"])
@@ -86,6 +89,8 @@ mod tests {
         assert!(!allows("organization_id", ClaimValue::Parameter(1)));
         assert!(!allows("organization_id", ClaimValue::Parameter(2)));
         assert!(allows("n", literal("5")) && allows("b", literal("true")) && allows("a.c", literal("no")) && allows("x.y", literal("1")));
+        assert!(allows("organization_id", ClaimValue::Present) && allows("list", ClaimValue::Present));
+        assert!(!allows("missing", ClaimValue::Present) && !allows("empty", ClaimValue::Present) && !allows("null", ClaimValue::Present));
         assert!(!allows("missing", literal("")) && !allows("list", literal("org_a")) && !allows("a", literal("no")));
     }
 }

@@ -282,6 +282,7 @@ fn claim_rule(c: &mut Compiler<'_>, name: &str, values: &[String], key: &RouteKe
     for value in values {
         let parameter = value.strip_prefix('{').and_then(|value| value.strip_suffix('}'));
         match parameter.map(|wanted| key.parameters().position(|name| name == wanted)) {
+            None if value == "*" => allowed.push(ClaimValue::Present),
             None => allowed.push(ClaimValue::Literal(value.clone())),
             Some(Some(position)) => allowed.push(ClaimValue::Parameter(position)),
             Some(None) => {

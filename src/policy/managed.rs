@@ -6,7 +6,7 @@ use http::HeaderName;
 
 /// Names that only mean something when a proxy wrote them, and those that some frameworks obey without asking who did
 /// (`X-Original-URL`, `X-HTTP-Method-Override`).
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 26] = [
     "authorization",
     "connection",
     "content-length",
@@ -20,14 +20,18 @@ const NAMES: [&str; 22] = [
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
+    "remote-user",
     "te",
     "transfer-encoding",
     "upgrade",
     "x-client-ip",
+    "x-http-method",
     "x-http-method-override",
+    "x-method-override",
     "x-original-uri",
     "x-original-url",
     "x-real-ip",
+    "x-remote-user",
     "x-rewrite-url",
 ];
 
@@ -67,7 +71,7 @@ impl Managed {
     pub fn may_carry_identity(name: &HeaderName) -> bool {
         const OTHERS: [&str; 6] = ["trailer", "via", "date", "content-type", "content-encoding", "cookie"];
         let text = name.as_str();
-        let reserved = NAMES.contains(&text) && text != "x-client-ip";
+        let reserved = NAMES.contains(&text) && !["x-client-ip", "remote-user", "x-remote-user"].contains(&text);
         !reserved && !OTHERS.contains(&text) && !text.starts_with("x-forwarded-")
     }
 }

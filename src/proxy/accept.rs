@@ -168,6 +168,10 @@ impl Bound {
             }
             Self::Unix(listener) => {
                 let listener = listener.into_std()?;
+                // The file outlives its listener, and would be in the way of the next one.
+                if let Some(path) = listener.local_addr()?.as_pathname() {
+                    let _ = std::fs::remove_file(path);
+                }
                 for (stream, _) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
                     stream.set_nonblocking(true)?;
                     waiting.push((Raw::Unix(UnixStream::from_std(stream)?), None));

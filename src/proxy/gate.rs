@@ -1,13 +1,14 @@
 //! What every request shares: the snapshot in force, the keys, the pools, the record keeper, and the signals of the end.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
 use crate::access::{Remembered, Snapshot};
-use crate::keys::KeyStore;
+use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
 
@@ -99,9 +100,12 @@ impl Gate {
     }
 
     /// Asks for an issuer's keys once more, and takes what came of it.
-    pub async fn refresh_keys(&self, issuer: &str) {
-        self.keys.refresh(issuer).await;
-        self.take_keys();
+    pub async fn refresh_keys(&self, issuer: &str, patience: Option<Duration>) -> Checked {
+        let checked = self.keys.refresh(issuer, patience).await;
+        if checked != Checked::TooEarly {
+            self.take_keys();
+        }
+        checked
     }
 
     /// Takes keys into the snapshot whenever they change, for as long as the gate lives.

@@ -5,11 +5,16 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::failure::Failure;
@@ -19,8 +24,9 @@ use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
 use super::upgrade::Tunnel;
-use crate::access::{Head, Permit, Refusal, Snapshot, Verdict, decide};
+use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide};
 use crate::clock;
+use crate::keys::Checked;
 use crate::observe::{Outcome, Record};
 
 /// Who is at the other end of a connection.
@@ -31,12 +37,6 @@ pub struct Peer {
     pub tls: bool,
     /// What the stream knows of each head; `None` for HTTP/2.
     pub facts: Option<Arc<StreamFacts>>,
-}
-
-/// Why a request is not forwarded, or how its forwarding failed.
-enum Stop {
-    Denied(Box<Refusal>),
-    Failed(Failure, String),
 }
 
 pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -70,50 +70,70 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
     };
     let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
-    let stop = match verdict {
+    let permit = match verdict {
+        Ok(Verdict::Forward(permit)) => permit,
         Ok(Verdict::Metadata { service }) => {
             record.outcome = Outcome::Own;
             return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
         }
-        Ok(Verdict::Forward(permit)) => {
-            note_permit(&mut record, &snapshot, &permit);
-            if rewrite::is_last_hop(&request) {
-                record.outcome = Outcome::Own;
-                return finish(respond::last_hop(&asked), record);
-            }
-            match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
-                Ok(Forwarded::Response(response)) => return finish(response, record),
-                Ok(Forwarded::Tunnel(response, tunnel)) => {
-                    record.status = response.status();
-                    record.reason = None;
-                    gate.tunnels_open.send_modify(|open| *open += 1);
-                    tokio::spawn(async move {
-                        tunnel.run(record).await;
-                        gate.tunnels_open.send_modify(|open| *open -= 1);
-                    });
-                    return response;
-                }
-                Err((failure, detail)) => Stop::Failed(failure, detail),
-            }
-        }
-        Err(refusal) => Stop::Denied(refusal),
-    };
-    match stop {
-        Stop::Failed(failure, detail) => finish_failed(failure, detail, &asked, record),
-        Stop::Denied(refusal) => {
+        Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
-            finish(respond::denied(&snapshot.policy, &refusal, &asked), record)
+            leave_body(request);
+            return finish(respond::denied(&snapshot.policy, &refusal, &asked), record);
         }
+    };
+    note_permit(&mut record, &snapshot, &permit);
+    if rewrite::is_last_hop(&request) {
+        record.outcome = Outcome::Own;
+        return finish(respond::last_hop(&asked), record);
+    }
+    match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
+        Ok(Forwarded::Response(response)) => finish(response, record),
+        Ok(Forwarded::Tunnel(response, tunnel)) => {
+            record.status = response.status();
+            record.reason = None;
+            gate.tunnels_open.send_modify(|open| *open += 1);
+            tokio::spawn(async move {
+                tunnel.run(record).await;
+                gate.tunnels_open.send_modify(|open| *open -= 1);
+            });
+            response
+        }
+        Err((failure, detail)) => finish_failed(failure, detail, &asked, record),
     }
 }
 
-/// Decides; if the token's key is unknown, asks the issuer once and decides once more, with what is then in force.
+/// Reads a little of the body of a refused HTTP/2 request. Dropping it would reset the stream at once, and some clients
+/// (curl 7.88) then lose the answer. Over HTTP/1.1 hyper closes the connection instead.
+fn leave_body(request: Request<Incoming>) {
+    const LEFT_BYTES_MAX: usize = 256 << 10;
+    const LEFT_TIME_MAX: Duration = Duration::from_secs(1);
+    if request.version() != Version::HTTP_2 || request.body().is_end_stream() {
+        return;
+    }
+    let mut body = request.into_body();
+    let read = async move {
+        let mut left = LEFT_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    tokio::spawn(timeout(LEFT_TIME_MAX, read));
+}
+
+/// Decides; if the token's key is unknown, asks the issuer and decides once more, with what is then in force. A key that
+/// could not be asked for is no bad key: a good token signed with a new one must never look bad.
 async fn decide_with_keys(
     gate: &Gate,
-    snapshot: Arc<Snapshot>,
+    mut snapshot: Arc<Snapshot>,
     request: &Request<Incoming>,
     screened: &Screened,
 ) -> (Arc<Snapshot>, Result<Verdict, Box<Refusal>>) {
+    /// The first fetch may have begun before the key was there.
+    const QUESTIONS_MAX: usize = 2;
     let head = Head {
         method: request.method(),
         host: &screened.host,
@@ -121,17 +141,36 @@ async fn decide_with_keys(
         query: request.uri().query(),
         headers: request.headers(),
     };
-    let verdict = decide(&snapshot, &head, clock::unix_now());
-    let wanted = match &verdict {
-        Err(refusal) => refusal.denial.wants_keys_of(),
-        Ok(Verdict::Forward(permit)) => permit.reported().and_then(|denial| denial.wants_keys_of()),
-        Ok(Verdict::Metadata { .. }) => None,
-    };
-    let Some(issuer) = wanted else { return (snapshot, verdict) };
-    gate.refresh_keys(&snapshot.policy.issuers[issuer].url).await;
-    let snapshot = gate.snapshot();
-    let verdict = decide(&snapshot, &head, clock::unix_now());
+    let mut verdict = decide(&snapshot, &head, clock::unix_now());
+    for _ in 0..QUESTIONS_MAX {
+        let Some(issuer) = wanted_issuer(&verdict) else { return (snapshot, verdict) };
+        // While the issuer is away there is nothing to wait for.
+        let away = snapshot.keyring.0[issuer].unreachable;
+        let patience = Some(snapshot.policy.keys.timeout.0).filter(|_| !away);
+        let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, patience).await;
+        snapshot = gate.snapshot();
+        verdict = decide(&snapshot, &head, clock::unix_now());
+        match checked {
+            Checked::Now => return (snapshot, verdict),
+            Checked::Before => {}
+            Checked::TooEarly => break,
+        }
+    }
+    if let Err(refusal) = &mut verdict
+        && let Denial::KeyUnknown { issuer, .. } = refusal.denial
+    {
+        refusal.denial = Denial::KeysUnavailable { issuer };
+    }
     (snapshot, verdict)
+}
+
+/// The issuer whose keys may be worth asking for once more.
+fn wanted_issuer(verdict: &Result<Verdict, Box<Refusal>>) -> Option<usize> {
+    match verdict {
+        Err(refusal) => refusal.denial.wants_keys_of(),
+        Ok(Verdict::Forward(permit)) => permit.reported().and_then(Denial::wants_keys_of),
+        Ok(Verdict::Metadata { .. }) => None,
+    }
 }
 
 enum Forwarded {
@@ -148,7 +187,7 @@ async fn forward(
     permit: Permit,
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
-    let timeout = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
+    let patience = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
     let head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
@@ -160,7 +199,7 @@ async fn forward(
     let nominated = nominated(request.headers());
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
-    let answer = gate.upstreams().send(head.map(|()| body), &progress, timeout).await;
+    let answer = gate.upstreams().send(head.map(|()| body), &progress, patience).await;
     record.upstream = Some(clock::instant_now().duration_since(sent));
     let mut response = answer?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -45,7 +45,7 @@ async fn a_faulty_configuration_is_named_whole_and_nothing_is_started() {
         let ended = with_config(&file.path, &[name], "").await;
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(64), ""), "{name}");
         let lines: Vec<&str> = ended.stderr.lines().collect();
-        let places = ["1:9: ", "5:5: ", "7:15: ", "9:7: ", "10:1: "];
+        let places = ["1:9: ", "5:15: ", "7:15: ", "9:7: ", "10:1: "];
         assert_eq!(lines.len(), places.len(), "{}", ended.stderr);
         for (line, place) in lines.iter().zip(places) {
             assert!(line.starts_with(&format!("{}:{place}", file.path.display())), "{line}");
