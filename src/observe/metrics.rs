@@ -1,12 +1,13 @@
 //! What Prometheus reads. Labels come from the policy and from closed enums, never from a request.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::Method;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
-use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use tracing_appender::non_blocking::ErrorCounter;
 
@@ -38,8 +39,10 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub last_reload_successful: IntGauge,
     pub last_reload_seconds: Gauge,
-    log_lines_dropped: IntGauge,
+    log_lines_dropped: IntCounter,
     log_counter: OnceLock<ErrorCounter>,
+    /// Scrapes, one at a time: they bring counters up to what is counted elsewhere.
+    rendering: Mutex<()>,
 }
 
 impl Metrics {
@@ -94,8 +97,9 @@ impl Metrics {
             last_reload_successful: make
                 .gauge("config_last_reload_successful", "Whether the last change of the configuration was taken.")?,
             last_reload_seconds: make.float("config_last_reload_success_timestamp_seconds", "When a configuration was last taken.")?,
-            log_lines_dropped: make.gauge("log_lines_dropped", "Log lines lost because standard output was too slow.")?,
+            log_lines_dropped: make.counter("log_lines_dropped_total", "Log lines lost because standard output was too slow.")?,
             log_counter: OnceLock::new(),
+            rendering: Mutex::default(),
             registry: registry.clone(),
         };
         let build = make.gauges("build_info", "The version; the value is always 1.", &["version"])?;
@@ -174,9 +178,10 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub fn render(&self, snapshot: &Snapshot) -> String {
+        let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         self.remembered_tokens.set(i64::try_from(snapshot.remembered_tokens()).unwrap_or(i64::MAX));
         if let Some(counter) = self.log_counter.get() {
-            self.log_lines_dropped.set(i64::try_from(counter.dropped_lines()).unwrap_or(i64::MAX));
+            self.log_lines_dropped.inc_by((counter.dropped_lines() as u64).saturating_sub(self.log_lines_dropped.get()));
         }
         for (issuer, state) in snapshot.policy.issuers.iter().zip(&snapshot.keyring.0) {
             let keys = state.keys.as_ref().map_or(0, |keys| keys.len());
@@ -228,6 +233,10 @@ impl Maker<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.register(IntCounter::new(name, help)?)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {

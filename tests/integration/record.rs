@@ -88,6 +88,24 @@ async fn nothing_that_a_client_sends_becomes_a_label() {
     }
 }
 
+/// As `promtool check metrics` asks: what only grows is a counter and ends in `_total`, and everything says what it is.
+#[tokio::test]
+async fn the_name_of_a_metric_says_of_what_type_it_is() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    gate.get("/forecast/oslo").token(&token(&issuer, "read:weather")).send().await;
+    gate.get("/forecast/oslo").send().await;
+
+    let text = gate.admin("/metrics").await.text();
+
+    let types: Vec<(&str, &str)> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert!(types.len() > 15, "{text}");
+    for (name, kind) in types {
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name} {kind}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn labels_of_routes_and_services_that_are_gone_go_with_them() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
