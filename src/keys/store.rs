@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::cache::{Attempt, CacheRules};
 use super::fetch::{FetchLimits, Fetched, Fetcher};
@@ -201,10 +201,14 @@ async fn keep_fresh(
         attempt.succeeded(last);
     }
     let mut scheduled = true;
+    let mut due = clock::instant_now();
     let mut waiting: Vec<Question> = Vec::new();
     loop {
         let outcome = fetcher.fetch(scheduled).await;
         note(outcome, &mut attempt, &rules, issuer, publish);
+        // A forced fetch may bring the scheduled one nearer, never put it off: it alone asks for the metadata anew.
+        let next = clock::instant_now() + attempt.wait(&rules, jitter());
+        due = if scheduled { next } else { due.min(next) };
         changed.send_modify(|count| *count += 1);
         for question in waiting.drain(..) {
             let _ = question.done.send(Checked::Now);
@@ -212,15 +216,21 @@ async fn keep_fresh(
         while let Ok(question) = asked.try_recv() {
             let _ = question.done.send(Checked::Before);
         }
-        scheduled = wait(&mut attempt, &rules, asked, &mut waiting).await;
+        scheduled = wait(due, &mut attempt, &rules, asked, &mut waiting).await;
     }
 }
 
 /// Waits until it is time to fetch: `true` for the scheduled time, `false` when someone met an unknown key and it is
 /// allowed to ask. Who comes too early waits for that moment, so that a made-up key id cannot make the next good token
 /// look bad; or is told so, if it would rather not wait.
-async fn wait(attempt: &mut Attempt, rules: &CacheRules, asked: &mut mpsc::Receiver<Question>, waiting: &mut Vec<Question>) -> bool {
-    let scheduled = sleep(attempt.wait(rules, jitter()));
+async fn wait(
+    due: Instant,
+    attempt: &mut Attempt,
+    rules: &CacheRules,
+    asked: &mut mpsc::Receiver<Question>,
+    waiting: &mut Vec<Question>,
+) -> bool {
+    let scheduled = sleep_until(due.into());
     tokio::pin!(scheduled);
     loop {
         let cooled = sleep(attempt.until_force(clock::instant_now(), rules));

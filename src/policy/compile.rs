@@ -87,7 +87,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         tls: config.tls.as_ref().and_then(|tls| tls_files(c, tls)),
         trusted_proxies: trusted_proxies(c, &config.trusted_proxies),
         managed,
-        limits: limits(c, &config.limits),
+        limits: limits(c, &config.limits, config.listen.0.len()),
         timeouts: timeouts(c, &config.timeouts),
         keys: keys(c, &config.keys),
         leeway: leeway(c, config.tokens.leeway),
@@ -233,7 +233,7 @@ fn trusted_proxies(c: &mut Compiler<'_>, texts: &[String]) -> Vec<IpNet> {
     nets
 }
 
-fn limits(c: &mut Compiler<'_>, limits: &config::Limits) -> Limits {
+fn limits(c: &mut Compiler<'_>, limits: &config::Limits, listeners: usize) -> Limits {
     let mut least = |key: &str, found: u64, least: u64, shown: &dyn std::fmt::Display| {
         if found < least {
             c.fault(trail(&[&"limits", &key]), &shown.to_string(), "too small to serve anything", format!("write {least} or more"));
@@ -244,7 +244,8 @@ fn limits(c: &mut Compiler<'_>, limits: &config::Limits) -> Limits {
     least("header_count", limits.header_count.into(), 16, &limits.header_count);
     least("uri_bytes", limits.uri_bytes.0, 256, &limits.uri_bytes);
     least("identity_header_bytes", limits.identity_header_bytes.0, 64, &limits.identity_header_bytes);
-    least("connections", limits.connections.into(), 1, &limits.connections);
+    // Each listener holds room for the connection that it waits for.
+    least("connections", limits.connections.into(), listeners as u64 + 1, &limits.connections);
     least("streams", limits.streams.into(), 1, &limits.streams);
     least("key_count", limits.key_count.into(), 1, &limits.key_count);
     least("key_set_bytes", limits.key_set_bytes.0, 1024, &limits.key_set_bytes);
