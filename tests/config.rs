@@ -183,6 +183,42 @@ fn the_example_the_schema_and_the_types_know_the_same_keys() {
     }
 }
 
+/// The reference names every key by its whole path, as the types have it.
+#[test]
+fn the_reference_names_every_key() {
+    let reference = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.md")).unwrap();
+    let schema = serde_json::to_value(json_schema()).unwrap();
+    let mut paths = Vec::new();
+    key_paths(&schema, &schema, "", &mut paths);
+    assert!(paths.len() > 60, "{paths:?}");
+    let missing: Vec<&String> = paths.iter().filter(|path| !reference.contains(&format!("`{path}`"))).collect();
+    assert!(missing.is_empty(), "keys that docs/config.md does not name: {missing:?}");
+}
+
+/// Follows references, lists and alternatives; a map with keys of the operator's own adds nothing to the path.
+fn key_paths(schema: &Value, root: &Value, path: &str, paths: &mut Vec<String>) {
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+        return key_paths(&root["$defs"][target.trim_start_matches("#/$defs/")], root, path, paths);
+    }
+    for (key, value) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if !paths.contains(&below) {
+            paths.push(below.clone());
+        }
+        key_paths(value, root, &below, paths);
+    }
+    for inside in ["items", "additionalProperties"] {
+        if let Some(inside) = schema.get(inside) {
+            key_paths(inside, root, path, paths);
+        }
+    }
+    for several in ["anyOf", "allOf", "oneOf"] {
+        for one in schema.get(several).and_then(Value::as_array).into_iter().flatten() {
+            key_paths(one, root, path, paths);
+        }
+    }
+}
+
 /// The defaults that the example shows are those of the types.
 #[test]
 fn the_example_shows_the_defaults() {
