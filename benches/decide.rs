@@ -39,7 +39,7 @@ async fn snapshot(issuer: &Issuer, routes: usize, remembered: usize) -> Snapshot
     let policy = compile(document.config.as_ref().expect("a document"), String::new(), &|_| Err(String::new())).expect("a policy");
     let store = KeyStore::default();
     store.adopt(&policy).expect("an issuer");
-    store.refresh(issuer.url(), None).await;
+    store.refresh(issuer.url(), "", None).await;
     let keyring = store.keyring(&policy);
     Snapshot::new(Arc::new(policy), keyring, Arc::new(Remembered::new(remembered)))
 }

@@ -11,11 +11,11 @@ use tokio::time::{sleep, timeout};
 use crate::access::Snapshot;
 use crate::clock;
 use crate::config::ConfigErrors;
-use crate::keys::{KeySet, KeyStore};
+use crate::keys::KeyStore;
 use crate::observe::{Admin, LogHandle, Metrics, Observer};
-use crate::policy::{KeySource, Listen, Policy};
-use crate::proxy::{self, Gate, Listeners};
-use crate::reload::{Loaded, Reading, Source, changes};
+use crate::policy::{Listen, Policy, changes};
+use crate::proxy::{Gate, Listeners};
+use crate::reload::{Loaded, Reading, Source};
 use crate::shutdown::{Signals, Wish};
 
 /// How long a changed content must look the same before it is taken.
@@ -55,7 +55,6 @@ impl App {
     /// Starts everything: after this returns, clients are served.
     pub async fn start(source: Source, loaded: Loaded, log: Option<Arc<LogHandle>>) -> Result<Self, StartError> {
         let Loaded { policy, files, seen } = loaded;
-        dry_run(&policy).map_err(StartError::Unavailable)?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
         if let Some(log) = &log {
             metrics.watch_log(log.counter());
@@ -153,7 +152,6 @@ impl App {
 
     /// Puts a policy into force, or says why it cannot be and changes nothing.
     async fn take(&mut self, policy: Policy) -> Result<String, String> {
-        dry_run(&policy)?;
         let prepared = self.listeners.prepare(&policy)?;
         let admin = match policy.admin == self.admin_wanted {
             true => None,
@@ -200,14 +198,4 @@ impl App {
 
 async fn second(signals: &mut Signals) {
     while signals.next().await == Wish::Reload {}
-}
-
-/// What only using a policy would find: keys in files, and certificates that do not fit.
-pub fn dry_run(policy: &Policy) -> Result<(), String> {
-    for issuer in &policy.issuers {
-        if let KeySource::File(bytes) = &issuer.source {
-            KeySet::parse(bytes, policy.limits.key_count).map_err(|reason| format!("jwks_file of {}: {reason}", issuer.url))?;
-        }
-    }
-    proxy::check_tls(policy)
 }

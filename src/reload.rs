@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::config::{ConfigErrors, Document, Fault, Place};
-use crate::policy::{Files, Policy, compile};
+use crate::keys::KeySet;
+use crate::policy::{Files, KeySource, Policy, compile};
+use crate::proxy;
 
 /// The largest file that is read: a configuration, a key set, a certificate, a secret.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -86,10 +88,20 @@ impl Source {
         let document = Document::read(text, &|name| std::env::var(name).ok());
         let Some(config) = &document.config else { return Err(document.into_errors(&name, Vec::new())) };
         match compile(config, String::new(), files) {
-            Ok(policy) if !document.has_faults() => Ok(policy),
-            Ok(_) => Err(document.into_errors(&name, Vec::new())),
             Err(faults) => Err(document.into_errors(&name, faults)),
+            Ok(policy) => match unusable(&policy) {
+                faults if faults.is_empty() && !document.has_faults() => Ok(policy),
+                faults => Err(document.into_errors(&name, faults)),
+            },
         }
+    }
+
+    /// The admin address alone, from a document that may have faults elsewhere: who asks a running gate whether it is
+    /// well must not fail over an edit that the gate has refused.
+    pub fn admin(&self) -> Option<String> {
+        let bytes = read_file(&self.path).ok()?;
+        let document = Document::read(std::str::from_utf8(&bytes).ok()?, &|name| std::env::var(name).ok());
+        document.config.map(|config| config.admin)
     }
 
     /// A fingerprint of what is on the disk now: equal content, equal fingerprint.
@@ -110,9 +122,33 @@ fn or_reason(content: Result<Vec<u8>, String>) -> Vec<u8> {
     content.unwrap_or_else(|reason| reason.into_bytes())
 }
 
-fn whole_file(reason: &str) -> Fault {
-    Fault { place: Some(Place { line: 1, column: 1 }), ..Fault::new(Vec::new(), reason, "see config.example.yaml") }
+/// What only using a policy would find: keys in files without a usable one, and a certificate that does not fit its key.
+fn unusable(policy: &Policy) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (i, issuer) in policy.issuers.iter().enumerate() {
+        if let KeySource::File(bytes) = &issuer.source
+            && let Err(reason) = KeySet::parse(bytes, policy.limits.key_count)
+        {
+            let trail = vec!["issuer".to_owned(), i.to_string(), "jwks_file".to_owned()];
+            faults.push(Fault::new(trail, format!("{}: {reason}", issuer.url), "put the issuer's public signature keys into it"));
+        }
+    }
+    if let Err(reason) = proxy::check_tls(policy) {
+        faults.push(Fault::new(vec!["tls".to_owned()], reason, "name a PEM chain and the private key that belongs to it"));
+    }
+    faults
 }
+
+/// A fault of the file itself.
+fn whole_file(reason: &str) -> Fault {
+    let cure = match reason {
+        MISSING => "name one with --config or WICKETGATE_CONFIG; config.example.yaml has every key",
+        _ => "the configuration is one YAML file of at most a megabyte",
+    };
+    Fault { place: Some(Place { line: 1, column: 1 }), ..Fault::new(Vec::new(), reason, cure) }
+}
+
+const MISSING: &str = "there is no such file";
 
 /// Reads a regular file of bounded size.
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
@@ -124,7 +160,10 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
             false => Ok(None),
         }
     };
-    let file = open().map_err(|error| format!("the file cannot be read: {}", error.kind()))?;
+    let file = open().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => MISSING.to_owned(),
+        kind => format!("the file cannot be read: {kind}"),
+    })?;
     let Some(file) = file else { return Err("not a file".to_owned()) };
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| format!("the file cannot be read: {}", error.kind()))?;
@@ -152,54 +191,4 @@ fn fingerprint(document: &[u8], files: &BTreeMap<PathBuf, Vec<u8>>) -> [u8; 32] 
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What differs between two policies, for one log line.
-pub fn changes(old: &Policy, new: &Policy) -> String {
-    let routes = |policy: &Policy| -> BTreeMap<String, String> {
-        let services = policy.services.iter().filter(|service| !service.own);
-        let of = services.flat_map(|service| {
-            service.routes.iter().map(|route| {
-                let meaning = format!("{:?} {:?} {:?}", route.requirement, route.timeout, route.mode);
-                (format!("{} {}", service.name, route.key), meaning)
-            })
-        });
-        of.collect()
-    };
-    let (before, after) = (routes(old), routes(new));
-    let mut parts = Vec::new();
-    let mut list = |what: &str, names: Vec<&str>| {
-        const NAMED_MAX: usize = 10;
-        if !names.is_empty() {
-            let more = names.len().saturating_sub(NAMED_MAX);
-            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let named: Vec<&str> = names.into_iter().take(NAMED_MAX).collect();
-            parts.push(format!("{what}: {}{rest}", named.join(", ")));
-        }
-    };
-    list("routes added", after.keys().filter(|key| !before.contains_key(*key)).map(String::as_str).collect());
-    list("routes removed", before.keys().filter(|key| !after.contains_key(*key)).map(String::as_str).collect());
-    list(
-        "routes changed",
-        after.iter().filter(|(key, meaning)| before.get(*key).is_some_and(|old| old != *meaning)).map(|(key, _)| key.as_str()).collect(),
-    );
-    let upstreams = |policy: &Policy| -> Vec<(String, String)> {
-        policy.services.iter().map(|service| (service.name.to_string(), service.upstream.base.to_string())).collect()
-    };
-    let settings = [
-        ("upstreams", upstreams(old) != upstreams(new)),
-        ("issuers", old.issuers != new.issuers),
-        ("listeners", old.listeners != new.listeners || old.admin != new.admin),
-        ("tls", old.tls != new.tls),
-        ("limits", old.limits != new.limits),
-        ("timeouts", old.timeouts != new.timeouts),
-        ("keys", old.keys != new.keys),
-        ("log", (old.log.level, old.log.access) != (new.log.level, new.log.access)),
-        ("log.format (from the next start on)", old.log.format != new.log.format),
-    ];
-    parts.extend(settings.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed")));
-    match parts.is_empty() {
-        true => "nothing that matters to a request".to_owned(),
-        false => parts.join("; "),
-    }
 }

@@ -81,7 +81,7 @@ pub(super) fn authorize(
 ) -> Result<Permit, Denial> {
     let claims = identity.claims();
     if !rules.scopes.allows(&claims.scopes) {
-        let missing = rules.scopes.to_request().iter().filter(|scope| !claims.scopes.contains(scope)).cloned().collect();
+        let missing = rules.scopes.named().iter().filter(|scope| !claims.scopes.contains(scope)).cloned().collect();
         return Err(Denial::ScopeMissing { missing });
     }
     let fails = |rule: &&ClaimRule| !rule.allows(&claims.all, parameters);

@@ -192,9 +192,12 @@ impl Denial {
         }
     }
 
-    /// The issuer whose keys may be worth asking for once more.
-    pub fn wants_keys_of(&self) -> Option<usize> {
-        if let Self::KeyUnknown { issuer, .. } | Self::KeysUnavailable { issuer } = self { Some(*issuer) } else { None }
+    /// The issuer whose keys may be worth asking for once more, and the id of the key that is wanted.
+    pub fn wants_key(&self) -> Option<(usize, &str)> {
+        if let Self::KeyUnknown { issuer, kid } = self {
+            return Some((*issuer, kid));
+        }
+        if let Self::KeysUnavailable { issuer } = self { Some((*issuer, "")) } else { None }
     }
 
     /// What the log says beside the code. Never the token, and nothing unbounded or unprintable.

@@ -101,7 +101,7 @@ async fn snapshot(config: PathBuf, with_keys: bool) -> Result<Snapshot, Failed> 
     let store = KeyStore::default();
     store.adopt(&policy).map_err(Failed::Usage)?;
     for issuer in &policy.issuers {
-        store.refresh(&issuer.url, None).await;
+        store.refresh(&issuer.url, "", None).await;
     }
     let keyring = store.keyring(&policy);
     let missing: Vec<&str> =

@@ -1,16 +1,31 @@
 //! `healthcheck`: asks the admin listener of a running gate, for containers that have no shell to do it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Failed, load};
+use clap::Args;
+
+use super::{ConfigArgument, Failed};
+use crate::reload::Source;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-pub async fn healthcheck(config: PathBuf) -> Result<(), Failed> {
-    let (_, loaded) = load(config)?;
-    let address = reachable(loaded.policy.admin);
+#[derive(Debug, Args)]
+pub struct HealthcheckArguments {
+    /// The admin address; without it, that of the configuration
+    #[arg(long, env = "WICKETGATE_ADMIN", value_name = "ADDRESS")]
+    admin: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<(), Failed> {
+    let admin = arguments.admin.or_else(|| Source::new(&arguments.config.config).admin());
+    let admin = admin.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        let config = arguments.config.config.display().to_string();
+        Failed::Usage(format!("{config}: no admin address can be read from it; name the file with --config, or the address with --admin"))
+    })?;
+    let address = reachable(admin);
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
     let client = client.map_err(|error| Failed::Internal(error.to_string()))?;
     let answer = client.get(format!("http://{address}/livez")).send().await;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::app::{App, StartError, dry_run};
+use crate::app::{App, StartError};
 use crate::config;
 use crate::observe::{self, describe};
 use crate::policy::Policy;
@@ -82,10 +82,7 @@ enum Command {
     #[command(after_help = "Everything listens on loopback only; keys and tokens are made up at each start.")]
     Demo(demo::DemoArguments),
     /// Ask a running gate whether it is alive (for a container's health check)
-    Healthcheck {
-        #[command(flatten)]
-        config: ConfigArgument,
-    },
+    Healthcheck(healthcheck::HealthcheckArguments),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -140,7 +137,7 @@ fn run(command: Command) -> Result<(), Failed> {
         }
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => in_runtime(demo::demo(arguments)),
-        Command::Healthcheck { config } => in_runtime(healthcheck::healthcheck(config.config)),
+        Command::Healthcheck(arguments) => in_runtime(healthcheck::healthcheck(arguments)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wicketgate", &mut std::io::stdout());
             Ok(())
@@ -159,7 +156,6 @@ fn in_runtime<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Fai
 pub(crate) fn load(path: PathBuf) -> Result<(Source, Loaded), Failed> {
     let source = Source::new(path);
     let loaded = source.load().map_err(|faults| Failed::Usage(faults.to_string()))?;
-    dry_run(&loaded.policy).map_err(Failed::Usage)?;
     Ok((source, loaded))
 }
 

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::policy::{Issuer, KeySource, Policy};
 
 /// Requests that may wait for one issuer's fetch; more are answered with what is known.
-const WAITERS_MAX: usize = 1024;
+const WAITERS_MAX: usize = 256;
 
 /// What is known of one issuer's keys.
 #[derive(Debug, Clone, Default)]
@@ -63,11 +63,13 @@ impl Drop for Entry {
 pub struct KeyStore {
     entries: Arc<Mutex<HashMap<String, Arc<Entry>>>>,
     changed: watch::Sender<u64>,
+    /// Hashes key ids, with a seed that nobody outside knows.
+    kids: RandomState,
 }
 
 impl Default for KeyStore {
     fn default() -> Self {
-        Self { entries: Arc::default(), changed: watch::Sender::new(0) }
+        Self { entries: Arc::default(), changed: watch::Sender::new(0), kids: RandomState::new() }
     }
 }
 
@@ -95,6 +97,7 @@ impl KeyStore {
         let mut state = state;
         if let KeySource::File(bytes) = &settings.source {
             let keys = KeySet::parse(bytes, settings.limits.key_count_max).map_err(|reason| format!("{}: {reason}", settings.issuer))?;
+            note_left_out(&settings.issuer, &keys);
             state = KeyState { keys: Some(Arc::new(keys)), last_success: Some(clock::instant_now()), ..KeyState::default() };
         }
         let (publish, receiver) = watch::channel(state);
@@ -124,13 +127,15 @@ impl KeyStore {
 
     /// Asks for an issuer's keys once more. Within a cooldown a patient caller waits for the next fetch that may be,
     /// `patience` at most; an impatient one is told at once that it is too early.
-    pub async fn refresh(&self, issuer: &str, patience: Option<Duration>) -> Checked {
+    pub async fn refresh(&self, issuer: &str, kid: &str, patience: Option<Duration>) -> Checked {
         let waiters = {
             let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
             entries.get(issuer).map(|entry| entry.waiters.clone())
         };
         let (done, answer) = oneshot::channel();
-        let asked = waiters.is_some_and(|waiters| waiters.try_send(Question { done, patient: patience.is_some() }).is_ok());
+        let asked = waiters.is_some_and(|waiters| {
+            waiters.try_send(Question { done, patient: patience.is_some(), kid: RandomState::hash_one(&self.kids, kid) }).is_ok()
+        });
         if !asked {
             return Checked::TooEarly;
         }
@@ -156,6 +161,27 @@ pub enum Checked {
 struct Question {
     done: oneshot::Sender<Checked>,
     patient: bool,
+    /// A hash of the key id that is unknown.
+    kid: u64,
+}
+
+/// Key ids that the last fetch did not bring, so that one who comes with them again need not wait for the next.
+#[derive(Default)]
+struct Absent(Vec<u64>);
+
+impl Absent {
+    const COUNT_MAX: usize = 256;
+
+    fn contains(&self, kid: u64) -> bool {
+        self.0.contains(&kid)
+    }
+
+    /// After a fetch: those whose waiting it ends did not find their key in the set before, and ask again if it is not
+    /// in this one either.
+    fn replace(&mut self, kids: impl Iterator<Item = u64>) {
+        self.0.clear();
+        self.0.extend(kids.take(Self::COUNT_MAX));
+    }
 }
 
 impl Settings {
@@ -203,6 +229,7 @@ async fn keep_fresh(
     let mut scheduled = true;
     let mut due = clock::instant_now();
     let mut waiting: Vec<Question> = Vec::new();
+    let mut absent = Absent::default();
     loop {
         let outcome = fetcher.fetch(scheduled).await;
         note(outcome, &mut attempt, &rules, issuer, publish);
@@ -210,13 +237,15 @@ async fn keep_fresh(
         let next = clock::instant_now() + attempt.wait(&rules, jitter());
         due = if scheduled { next } else { due.min(next) };
         changed.send_modify(|count| *count += 1);
+        // Whoever's key this fetch brought does not come again with it.
+        absent.replace(waiting.iter().map(|question| question.kid).filter(|_| attempt.failures == 0));
         for question in waiting.drain(..) {
             let _ = question.done.send(Checked::Now);
         }
         while let Ok(question) = asked.try_recv() {
             let _ = question.done.send(Checked::Before);
         }
-        scheduled = wait(due, &mut attempt, &rules, asked, &mut waiting).await;
+        scheduled = wait(due, &mut attempt, &rules, asked, &mut waiting, &absent).await;
     }
 }
 
@@ -229,6 +258,7 @@ async fn wait(
     rules: &CacheRules,
     asked: &mut mpsc::Receiver<Question>,
     waiting: &mut Vec<Question>,
+    absent: &Absent,
 ) -> bool {
     let scheduled = sleep_until(due.into());
     tokio::pin!(scheduled);
@@ -244,6 +274,10 @@ async fn wait(
             }
             Some(question) = asked.recv() => {
                 let allowed = attempt.until_force(clock::instant_now(), rules).is_zero();
+                if !allowed && absent.contains(question.kid) {
+                    let _ = question.done.send(Checked::Now);
+                    continue;
+                }
                 if !allowed && (!question.patient || waiting.len() >= WAITERS_MAX) {
                     let _ = question.done.send(Checked::TooEarly);
                     continue;
@@ -269,9 +303,7 @@ fn note(outcome: Result<Fetched, String>, attempt: &mut Attempt, rules: &CacheRu
                     let new = state.keys.as_ref().is_none_or(|old| old.epoch != keys.epoch);
                     if new {
                         tracing::info!(target: "wicketgate::keys", issuer, keys = keys.len(), "key set fetched");
-                        if !keys.left_out.is_empty() {
-                            tracing::warn!(target: "wicketgate::keys", issuer, left_out = keys.left_out.join("; "), "keys left out");
-                        }
+                        note_left_out(issuer, &keys);
                         state.keys = Some(Arc::new(keys));
                     }
                 }
@@ -289,6 +321,12 @@ fn note(outcome: Result<Fetched, String>, attempt: &mut Attempt, rules: &CacheRu
                 }
             });
         }
+    }
+}
+
+fn note_left_out(issuer: &str, keys: &KeySet) {
+    if !keys.left_out.is_empty() {
+        tracing::warn!(target: "wicketgate::keys", issuer, left_out = keys.left_out.join("; "), "keys left out");
     }
 }
 

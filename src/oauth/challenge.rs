@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use crate::access::{Denial, Refusal};
-use crate::policy::{Policy, Requirement, Service};
+use crate::policy::{Policy, Requirement, ScopeRule, Service};
 
 /// The challenge that goes with a refusal, if one does. Nothing in it comes from the request.
 pub fn challenge(policy: &Policy, refusal: &Refusal) -> Option<HeaderValue> {
@@ -24,6 +24,15 @@ pub fn challenge(policy: &Policy, refusal: &Refusal) -> Option<HeaderValue> {
         parameters.push(format!("scope=\"{}\"", scopes.join(" ")));
     }
     HeaderValue::try_from(format!("Bearer {}", parameters.join(", "))).ok()
+}
+
+/// The scopes that the route names, and whether one of them is enough.
+pub fn required_scopes<'p>(policy: &'p Policy, refusal: &Refusal) -> (bool, &'p [String]) {
+    let (Some(service), Some(route)) = (refusal.service, refusal.route) else { return (false, &[]) };
+    match &policy.services[service].routes[route].requirement {
+        Requirement::Public => (false, &[]),
+        Requirement::Token(rules) => (matches!(rules.scopes, ScopeRule::Any(_)), rules.scopes.named()),
+    }
 }
 
 /// What a client should ask for to get through: all that the route needs. When the token is good and only a scope is

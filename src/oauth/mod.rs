@@ -4,5 +4,5 @@
 mod challenge;
 mod metadata;
 
-pub use challenge::{challenge, scopes_to_request};
+pub use challenge::{challenge, required_scopes, scopes_to_request};
 pub use metadata::document;

@@ -34,6 +34,7 @@ pub struct Metrics {
     remembered_tokens: IntGauge,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
+    key_set_success_seconds: GaugeVec,
     key_set_fetch_failures: IntCounterVec,
     config_info: IntGaugeVec,
     pub reloads: IntCounterVec,
@@ -82,6 +83,11 @@ impl Metrics {
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
             remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
+            key_set_success_seconds: make.floats(
+                "key_set_last_success_timestamp_seconds",
+                "When an issuer's key set was last fetched or confirmed.",
+                &["issuer"],
+            )?,
             key_set_age_seconds: make.floats(
                 "key_set_age_seconds",
                 "Time since an issuer's key set was last fetched or confirmed.",
@@ -115,6 +121,12 @@ impl Metrics {
     /// Shows how many log lines were lost.
     pub fn watch_log(&self, counter: ErrorCounter) {
         let _ = self.log_counter.set(counter);
+    }
+
+    /// How often this reason was counted for a service.
+    #[cfg(test)]
+    pub fn refused(&self, service: &str, reason: &str) -> u64 {
+        self.refusals.with_label_values(&[service, reason]).get()
     }
 
     /// Counts one request at its end.
@@ -173,6 +185,7 @@ impl Metrics {
         self.config_info.with_label_values(&[policy.hash.get(..16).unwrap_or(&policy.hash)]).set(1);
         self.key_set_keys.reset();
         self.key_set_age_seconds.reset();
+        self.key_set_success_seconds.reset();
         self.key_set_fetch_failures.reset();
     }
 
@@ -191,6 +204,7 @@ impl Metrics {
             if let Some(last) = state.last_success {
                 let age = clock::instant_now().duration_since(last).as_secs_f64();
                 self.key_set_age_seconds.with_label_values(&[&issuer.url]).set(age);
+                self.key_set_success_seconds.with_label_values(&[&issuer.url]).set(clock::unix_now() as f64 - age.round());
             }
         }
         let mut families = self.registry.gather();

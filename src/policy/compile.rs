@@ -301,6 +301,12 @@ fn leeway(c: &mut Compiler<'_>, span: Span) -> i64 {
 }
 
 fn logto_credentials(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<Logto> {
+    if url::Url::parse(&logto.endpoint).is_err() {
+        c.fault(trail(&[&"logto", &"endpoint"]), &logto.endpoint, "no URL", "write it as in https://my-tenant.logto.app");
+    }
+    if logto.app_id.is_empty() {
+        c.fault(trail(&[&"logto", &"app_id"]), "", "an empty id", "write the machine-to-machine app's id");
+    }
     let secret = match (&logto.app_secret, &logto.app_secret_file) {
         (Some(secret), None) => Some(secret.clone()),
         (None, Some(path)) => c.file(trail(&[&"logto", &"app_secret_file"]), path).and_then(|bytes| match String::from_utf8(bytes) {
@@ -316,7 +322,11 @@ fn logto_credentials(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<Logt
             None
         }
     };
-    Some(Logto { endpoint: logto.endpoint.clone(), app_id: logto.app_id.clone(), app_secret: secret? })
+    let secret = secret?;
+    if secret.expose().is_empty() {
+        c.fault(trail(&[&"logto"]), "", "an empty secret", "put the app's secret there");
+    }
+    Some(Logto { endpoint: logto.endpoint.clone(), app_id: logto.app_id.clone(), app_secret: secret })
 }
 
 /// What is allowed but should be known.

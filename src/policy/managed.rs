@@ -35,6 +35,9 @@ const NAMES: [&str; 26] = [
     "x-rewrite-url",
 ];
 
+/// Names that pass, or that the gate adds to, in their own spelling alone.
+const OWN_SPELLING: [&str; 7] = ["content-type", "cookie", "max-forwards", "origin", "trailer", "via", "x-request-id"];
+
 /// Prefixes of such names.
 const PREFIXES: [&str; 4] = ["x-auth-", "x-forwarded-", "x-original-", "x-rewrite-"];
 
@@ -52,9 +55,15 @@ impl Managed {
     /// Whether a server could take this name for a managed one: `_` reads as `-` in CGI and its heirs (WSGI, PHP, Rack).
     pub fn covers(&self, name: &str) -> bool {
         if name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-') {
-            return self.covers_folded(&fold(name));
+            let folded = fold(name);
+            return OWN_SPELLING.contains(&folded.as_str()) || self.covers_folded(&folded);
         }
         self.covers_folded(name)
+    }
+
+    /// Whether the name means something in a head that a trailer must not say.
+    pub fn covers_trailer(&self, name: &str) -> bool {
+        OWN_SPELLING.contains(&name) || self.covers(name)
     }
 
     /// Whether the name is that of an identity header, or could become one.
@@ -100,6 +109,9 @@ mod tests {
             "authorization",
             "content_length",
             "x_real_ip",
+            "x_request_id",
+            "max_forwards",
+            "remote_user",
         ] {
             assert!(managed.covers(name), "{name} would pass");
         }

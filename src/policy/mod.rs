@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** `compile` is the only maker of a [`Policy`]. There is no `validate()`: a policy that exists is valid.
 
+mod changes;
 mod claims;
 mod compile;
 mod compile_issuer;
@@ -21,6 +22,7 @@ use foldhash::HashMap;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
@@ -179,7 +181,7 @@ pub struct Rules {
 }
 
 /// A header that tells the upstream who is calling.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityHeader {
     pub name: HeaderName,
     pub claim: ClaimPath,

@@ -167,6 +167,11 @@ impl Site {
         Self { prefixes }
     }
 
+    /// The services of this host.
+    pub fn members(&self) -> impl Iterator<Item = usize> {
+        self.prefixes.iter().map(|(_, index)| *index)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.prefixes.is_empty()
     }

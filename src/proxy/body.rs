@@ -137,7 +137,7 @@ fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot, nominated: &[St
     for name in names {
         let misplaced = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, SET_COOKIE].contains(&name);
         let hop = nominated.iter().any(|option| option == name.as_str());
-        if misplaced || hop || snapshot.policy.managed.covers(name.as_str()) {
+        if misplaced || hop || snapshot.policy.managed.covers_trailer(name.as_str()) {
             trailers.remove(&name);
         }
     }

@@ -100,8 +100,8 @@ impl Gate {
     }
 
     /// Asks for an issuer's keys once more, and takes what came of it.
-    pub async fn refresh_keys(&self, issuer: &str, patience: Option<Duration>) -> Checked {
-        let checked = self.keys.refresh(issuer, patience).await;
+    pub async fn refresh_keys(&self, issuer: &str, kid: &str, patience: Option<Duration>) -> Checked {
+        let checked = self.keys.refresh(issuer, kid, patience).await;
         if checked != Checked::TooEarly {
             self.take_keys();
         }

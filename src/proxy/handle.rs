@@ -45,18 +45,22 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> 
     record.peer = peer.address;
     let (version, grpc) = (request.version(), respond::is_grpc(request.headers()));
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
-    let work = AssertUnwindSafe(Box::pin(serve(gate.clone(), peer, request, record))).catch_unwind();
-    let mut response = match work.await {
-        Ok(response) => response,
-        // The record was dropped while unwinding and is written; the caller still gets an answer.
-        Err(_) => respond::failed(Failure::Panicked, &Asked { request_id: &id, version, grpc }),
-    };
+    let work = Box::pin(serve(gate.clone(), peer, request, record));
+    let mut response = caught(work, &Asked { request_id: &id, version, grpc }).await;
     // Said before the listener closes: a client that connects anew then finds another gate, and none sends its next
     // request into a connection that is just closing.
     if gate.health.is_draining() && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// An answer even if the work panics. Its record was dropped while unwinding, and is written.
+async fn caught(work: impl Future<Output = Response<ResponseBody>>, asked: &Asked<'_>) -> Response<ResponseBody> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => respond::failed(Failure::Panicked, asked),
+    }
 }
 
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
@@ -143,11 +147,11 @@ async fn decide_with_keys(
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     for _ in 0..QUESTIONS_MAX {
-        let Some(issuer) = wanted_issuer(&verdict) else { return (snapshot, verdict) };
+        let Some((issuer, kid)) = wanted_key(&verdict) else { return (snapshot, verdict) };
         // While the issuer is away there is nothing to wait for.
         let away = snapshot.keyring.0[issuer].unreachable;
         let patience = Some(snapshot.policy.keys.timeout.0).filter(|_| !away);
-        let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, patience).await;
+        let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, &kid, patience).await;
         snapshot = gate.snapshot();
         verdict = decide(&snapshot, &head, clock::unix_now());
         match checked {
@@ -164,13 +168,14 @@ async fn decide_with_keys(
     (snapshot, verdict)
 }
 
-/// The issuer whose keys may be worth asking for once more.
-fn wanted_issuer(verdict: &Result<Verdict, Box<Refusal>>) -> Option<usize> {
-    match verdict {
-        Err(refusal) => refusal.denial.wants_keys_of(),
-        Ok(Verdict::Forward(permit)) => permit.reported().and_then(Denial::wants_keys_of),
-        Ok(Verdict::Metadata { .. }) => None,
-    }
+/// The issuer whose keys may be worth asking for once more, and the key that is wanted.
+fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)> {
+    let denial = match verdict {
+        Err(refusal) => &refusal.denial,
+        Ok(Verdict::Forward(permit)) => permit.reported()?,
+        Ok(Verdict::Metadata { .. }) => return None,
+    };
+    denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
 }
 
 enum Forwarded {
@@ -299,4 +304,23 @@ fn request_id(headers: &HeaderMap) -> String {
     };
     let taken = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane);
     taken.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::{Metrics, Observer};
+
+    #[tokio::test]
+    async fn a_panic_in_one_request_is_answered_and_counted() {
+        let observer = Arc::new(Observer::new(Metrics::new().unwrap()));
+        let record = Record::begin(&observer, "id".to_owned(), http::Method::GET, "/x", Version::HTTP_11);
+        let work = async move {
+            let _held = record;
+            panic!("on purpose")
+        };
+        let answer = caught(work, &Asked { request_id: "id", version: Version::HTTP_11, grpc: false }).await;
+        assert_eq!((answer.status(), answer.headers()[CONNECTION].as_bytes()), (StatusCode::INTERNAL_SERVER_ERROR, &b"close"[..]));
+        assert_eq!(observer.metrics.refused("-", "internal"), 1);
+    }
 }

@@ -38,7 +38,8 @@ pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response
         "detail": row.cure, "request_id": asked.request_id,
     });
     if let Denial::ScopeMissing { missing } = &refusal.denial {
-        problem["required_scopes"] = json!(oauth::scopes_to_request(policy, refusal));
+        let (any, named) = oauth::required_scopes(policy, refusal);
+        problem[if any { "required_any_scope" } else { "required_scopes" }] = json!(named);
         problem["missing_scopes"] = json!(missing);
     }
     let mut response = answer(row.status, row.title, &problem, asked);

@@ -23,3 +23,17 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Early data can be replayed (RFC 8446 §8), and a request may be worth replaying.
+    #[test]
+    fn no_early_data_is_taken() {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let files =
+            TlsFiles { certificate_pem: certified.cert.pem().into_bytes(), key_pem: certified.signing_key.serialize_pem().into_bytes() };
+        assert_eq!(server_config(&files).unwrap().max_early_data_size, 0);
+    }
+}

@@ -40,10 +40,10 @@ async fn a_bad_document_changes_nothing_and_says_so() {
     type Put<'a> = Box<dyn Fn(&Path) + 'a>;
     let write = |bytes: Vec<u8>| -> Put<'_> { Box::new(move |path| fs::write(path, &bytes).unwrap()) };
     let cases: Vec<(&str, Put<'_>, &str)> = vec![
-        ("deleted", Box::new(|_| {}), "cannot be read"),
+        ("deleted", Box::new(|_| {}), "no such file"),
         ("a directory", Box::new(|path| fs::create_dir(path).unwrap()), "not a file"),
         ("a pipe", Box::new(|path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())), "not a file"),
-        ("a link to nowhere", Box::new(|path| std::os::unix::fs::symlink("nowhere.yaml", path).unwrap()), "cannot be read"),
+        ("a link to nowhere", Box::new(|path| std::os::unix::fs::symlink("nowhere.yaml", path).unwrap()), "no such file"),
         ("100 MiB", Box::new(|path| fs::File::create(path).unwrap().set_len(100 << 20).unwrap()), "larger than"),
         ("empty", write(Vec::new()), "empty"),
         ("half-written", write(good.as_bytes()[..good.len() / 2].to_vec()), ""),

@@ -14,6 +14,7 @@ mod issuer_down;
 mod keys;
 mod many_services;
 mod record;
+mod refusals;
 mod reloading;
 mod slow_clients;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]

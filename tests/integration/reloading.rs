@@ -44,7 +44,7 @@ async fn upstreams_and_limits_change_for_the_next_request() {
     let after = before.yaml().replace(&upstream.url(), &other.url());
     gate.rewrite(&format!("{after}limits: {{ uri_bytes: 256B }}\nlog: {{ level: debug }}\n")).await;
 
-    assert_eq!(gate.status().await["last_reload"]["changes"], "upstreams changed; limits changed; log changed");
+    assert_eq!(gate.status().await["last_reload"]["changes"], "service weather: upstream changed; limits changed; log changed");
     assert_eq!(gate.get("/public/page").send().await.status, 200);
     assert_eq!(gate.get(&format!("/public/{}", "x".repeat(300))).send().await.status, 414);
     assert_eq!((upstream.received().len(), other.received().len()), (1, 1));

@@ -1,0 +1,160 @@
+//! What differs between two policies, in the operator's words, for one log line. Every field is taken apart by name, so
+//! that a new one is a compile error here until it is compared.
+
+use std::collections::BTreeMap;
+
+use super::{Policy, Service};
+
+/// Names that one list shows; the rest is counted.
+const NAMED_MAX: usize = 10;
+
+/// What changed. Two policies of one hash are the same.
+pub fn changes(old: &Policy, new: &Policy) -> String {
+    if old.hash == new.hash {
+        return "nothing".to_owned();
+    }
+    let mut parts = Vec::new();
+    routes(old, new, &mut parts);
+    services(old, new, &mut parts);
+    settings(old, new, &mut parts);
+    match parts.is_empty() {
+        true => "the text, not what it means".to_owned(),
+        false => parts.join("; "),
+    }
+}
+
+fn operators(policy: &Policy) -> impl Iterator<Item = &Service> {
+    policy.services.iter().filter(|service| !service.own)
+}
+
+fn routes(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
+    let routes = |policy: &Policy| -> BTreeMap<String, String> {
+        let of = |service: &Service| {
+            let named = |route: &super::Route| (format!("{} {}", service.name, route.key), format!("{route:?}"));
+            service.routes.iter().map(named).collect::<Vec<_>>()
+        };
+        operators(policy).flat_map(of).collect()
+    };
+    let (before, after) = (routes(old), routes(new));
+    let differs = |key: &&String| before.get(*key).is_some_and(|meaning| *meaning != after[*key]);
+    list(parts, "routes added", after.keys().filter(|key| !before.contains_key(*key)));
+    list(parts, "routes removed", before.keys().filter(|key| !after.contains_key(*key)));
+    list(parts, "routes changed", after.keys().filter(differs));
+}
+
+fn list<'a>(parts: &mut Vec<String>, what: &str, names: impl Iterator<Item = &'a String>) {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if names.is_empty() {
+        return;
+    }
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    parts.push(format!("{what}: {}{rest}", names[..names.len().min(NAMED_MAX)].join(", ")));
+}
+
+fn services(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
+    let find = |policy: &Policy, name: &str| operators(policy).position(|service| *service.name == *name);
+    for service in operators(new) {
+        let Some(before) = find(old, &service.name) else {
+            parts.push(format!("service {} added", service.name));
+            continue;
+        };
+        let changed = service_changes((old, &old.services[before]), (new, service));
+        if !changed.is_empty() {
+            parts.push(format!("service {}: {} changed", service.name, changed.join(", ")));
+        }
+    }
+    let gone = operators(old).filter(|service| find(new, &service.name).is_none());
+    parts.extend(gone.map(|service| format!("service {} removed", service.name)));
+}
+
+fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&Policy, &Service)) -> Vec<&'static str> {
+    // Routes, and the tree and the scopes that are made of them, are compared by themselves.
+    let Service {
+        name: _,
+        prefix,
+        audiences,
+        metadata_url,
+        upstream,
+        issuers: _,
+        routes: _,
+        tree: _,
+        identity,
+        forward_authorization,
+        scopes: _,
+        own: _,
+    } = new;
+    let issuers = |policy: &Policy, service: &Service| -> Vec<String> {
+        service.issuers.iter().map(|issuer| policy.issuers[*issuer].url.clone()).collect()
+    };
+    let hosts = |policy: &Policy, name: &str| -> Vec<String> {
+        let serves = |index: Option<usize>| index.is_some_and(|index| *policy.services[index].name == *name);
+        let mut hosts: Vec<String> = policy
+            .hosts
+            .iter()
+            .filter(|(_, site)| site.members().any(|member| serves(Some(member))))
+            .map(|(host, _)| host.clone())
+            .collect();
+        hosts.sort();
+        hosts
+    };
+    let compared = [
+        ("path", *prefix != old.prefix),
+        ("hosts", hosts(old_policy, &old.name) != hosts(new_policy, &new.name)),
+        ("resource", *audiences != old.audiences),
+        ("public_url", *metadata_url != old.metadata_url && *audiences == old.audiences),
+        ("upstream", *upstream != old.upstream),
+        ("issuer", issuers(old_policy, old) != issuers(new_policy, new)),
+        ("headers", **identity != *old.identity),
+        ("forward_authorization", *forward_authorization != old.forward_authorization),
+    ];
+    compared.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+}
+
+fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
+    // Services and hosts are compared by themselves; managed names follow from the headers, warnings from all.
+    let Policy {
+        hash: _,
+        listeners,
+        admin,
+        issuers,
+        services: _,
+        hosts: _,
+        other_hosts: _,
+        tls,
+        trusted_proxies,
+        managed: _,
+        limits,
+        timeouts,
+        keys,
+        leeway,
+        remembered_tokens,
+        log,
+        shutdown_delay,
+        shutdown_deadline,
+        reload_interval,
+        logto,
+        warnings: _,
+    } = new;
+    let logto_key = |logto: &Option<super::Logto>| {
+        logto.as_ref().map(|logto| (logto.endpoint.clone(), logto.app_id.clone(), logto.app_secret.expose().to_owned()))
+    };
+    let compared = [
+        ("listen", *listeners != old.listeners),
+        ("admin", *admin != old.admin),
+        ("issuer", *issuers != old.issuers),
+        ("tls", *tls != old.tls),
+        ("trusted_proxies", *trusted_proxies != old.trusted_proxies),
+        ("limits", *limits != old.limits),
+        ("timeouts", *timeouts != old.timeouts),
+        ("keys", *keys != old.keys),
+        ("tokens", (*leeway, *remembered_tokens) != (old.leeway, old.remembered_tokens)),
+        ("log", (log.level, log.access) != (old.log.level, old.log.access)),
+        ("log.format (from the next start on)", log.format != old.log.format),
+        ("shutdown", (*shutdown_delay, *shutdown_deadline) != (old.shutdown_delay, old.shutdown_deadline)),
+        ("reload", *reload_interval != old.reload_interval),
+        ("logto", logto_key(logto) != logto_key(&old.logto)),
+    ];
+    let named = compared.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed"));
+    parts.extend(named);
+}
