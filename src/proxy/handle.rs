@@ -138,6 +138,8 @@ async fn decide_with_keys(
 ) -> (Arc<Snapshot>, Result<Verdict, Box<Refusal>>) {
     /// The first fetch may have begun before the key was there.
     const QUESTIONS_MAX: usize = 2;
+    /// A caller would rather come again than wait for longer.
+    const PATIENCE_MAX: Duration = Duration::from_secs(1);
     let head = Head {
         method: request.method(),
         host: &screened.host,
@@ -150,7 +152,7 @@ async fn decide_with_keys(
         let Some((issuer, kid)) = wanted_key(&verdict) else { return (snapshot, verdict) };
         // While the issuer is away there is nothing to wait for.
         let away = snapshot.keyring.0[issuer].unreachable;
-        let patience = Some(snapshot.policy.keys.timeout.0).filter(|_| !away);
+        let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away);
         let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, &kid, patience).await;
         snapshot = gate.snapshot();
         verdict = decide(&snapshot, &head, clock::unix_now());

@@ -69,8 +69,12 @@ async fn a_403_names_the_scopes_that_the_route_requires_and_those_that_are_missi
 async fn a_request_that_comes_back_to_the_gate_goes_round_once() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let itself = reserve();
-    let builder =
-        gate(&issuer, &upstream).service("loop", "https://api.weather.example/loop", &format!("http://{}", itself.address), "\n      /loop/**: public");
+    let builder = gate(&issuer, &upstream).service(
+        "loop",
+        "https://api.weather.example/loop",
+        &format!("http://{}", itself.address),
+        "\n      /loop/**: public",
+    );
     let builder = builder.in_service("    path: /loop").settings(&format!("listen: {}", itself.address));
     let gate = builder.start().await;
 
