@@ -201,7 +201,7 @@ fn the_architecture_names_every_module() {
     }
 }
 
-/// The table of outcomes in the README is made from the rows, so that it cannot lie.
+/// The table of outcomes is made from the rows, so that it cannot lie.
 /// `WRITE_TABLE=1 cargo test --test tidy` writes it anew.
 #[test]
 fn the_table_of_outcomes_is_that_of_the_code() {

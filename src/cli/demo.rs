@@ -1,13 +1,15 @@
 //! `demo`: the whole story on one machine, with commands that work as printed.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::{Failed, load};
-use crate::app::App;
+use crate::app::{App, StartError};
 use crate::demo::issuer::{Client, Issuer, Resource, Settings};
 use crate::demo::weather::Weather;
 use crate::observe;
@@ -55,23 +57,39 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     };
     let issuer = Issuer::start(loopback(ports.issuer), settings).await.map_err(taken("issuer", ports.issuer))?;
     let weather = Weather::start(loopback(ports.service)).await.map_err(taken("weather service", ports.service))?;
-    let directory = std::env::temp_dir().join(format!("wicketgate-demo-{}", std::process::id()));
-    let path = directory.join("wicketgate.yaml");
-    let write = || {
-        std::fs::create_dir_all(&directory)?;
-        std::fs::write(&path, configuration(&ports, &resource, issuer.url()))
-    };
-    write().map_err(|error| Failed::Unavailable(format!("{}: {error}", path.display())))?;
+    let directory = OwnDirectory::new().map_err(|error| Failed::Unavailable(format!("no directory for the configuration: {error}")))?;
+    let path = directory.0.join("wicketgate.yaml");
+    let written = std::fs::write(&path, configuration(&ports, &resource, issuer.url()));
+    written.map_err(|error| Failed::Unavailable(format!("{}: {error}", path.display())))?;
     let (source, loaded) = load(path.clone())?;
     let log = Arc::new(observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?);
     let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
-    let app = App::start(source, loaded, Some(log)).await?;
+    let app = App::start(source, loaded, Some(log)).await.map_err(|error| match error {
+        StartError::Unavailable(reason) => Failed::Unavailable(format!("{reason}; choose other ports with --port")),
+        other => other.into(),
+    })?;
     say!("{}", banner(&ports, &resource, issuer.url(), &path.display().to_string()));
     app.run(signals).await;
     issuer.stop().await;
     weather.stop().await;
-    let _ = std::fs::remove_dir_all(&directory);
     Ok(())
+}
+
+/// A directory that was not there before, that nobody else may write to, and that goes with the demo.
+struct OwnDirectory(PathBuf);
+
+impl OwnDirectory {
+    fn new() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("wicketgate-demo-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for OwnDirectory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn loopback(port: u16) -> SocketAddr {

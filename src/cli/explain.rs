@@ -13,7 +13,6 @@ use crate::access::{Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict
 use crate::clock;
 use crate::keys::{KeyStore, Keyring};
 use crate::oauth;
-use crate::observe::describe;
 use crate::policy::{CheckedPath, Found, Policy, Target};
 
 pub const EXAMPLES: &str = "\
@@ -120,7 +119,7 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
     if let Found::Target(Target::Route(route), _) = service.tree.find(&path, head.method) {
         let route = &service.routes[*route];
         say!("route      {}", route.key);
-        say!("requires   {}", describe(&route.requirement));
+        say!("requires   {}", route.requirement);
     }
 }
 

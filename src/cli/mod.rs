@@ -22,7 +22,7 @@ use clap_complete::Shell;
 
 use crate::app::{App, StartError};
 use crate::config;
-use crate::observe::{self, describe};
+use crate::observe;
 use crate::policy::Policy;
 use crate::reload::{Loaded, Source};
 use crate::shutdown::Signals;
@@ -177,7 +177,9 @@ fn serve(config: ConfigArgument) -> Result<(), Failed> {
 
 /// A connection takes a descriptor, and one more to the upstream while it asks.
 fn raise_descriptor_limit(policy: &Policy) {
-    let needed = 2 * policy.limits.connections as u64 + 64;
+    /// Idle connections to the upstream, listeners, the log, the issuers.
+    const OTHERS: u64 = 1100;
+    let needed = 2 * policy.limits.connections as u64 + OTHERS;
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if limit < needed => {
             tracing::warn!(target: "wicketgate::app", limit, needed, "fewer file descriptors than limits.connections may take")
@@ -208,7 +210,7 @@ fn summary(policy: &Policy) -> String {
         let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
         for route in &service.routes {
             let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
-            text.push_str(&format!("  {:width$}  {}{report}\n", route.key, describe(&route.requirement)));
+            text.push_str(&format!("  {:width$}  {}{report}\n", route.key, route.requirement));
         }
     }
     text.push('\n');

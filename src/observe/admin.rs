@@ -20,11 +20,12 @@ use tokio::sync::Semaphore;
 use super::health::Health;
 use super::metrics::Metrics;
 use crate::access::Snapshot;
-use crate::policy::Requirement;
 
 /// Scrapers and probes are few.
 const CONNECTIONS_MAX: usize = 128;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After an error of `accept` (out of descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the admin listener shows.
 pub trait AdminView: Send + Sync + 'static {
@@ -62,7 +63,7 @@ async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminV
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let view = view.clone();
@@ -133,7 +134,7 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
             let routes: Vec<_> = service
                 .routes
                 .iter()
-                .map(|route| json!({ "route": &*route.key, "requirement": describe(&route.requirement), "mode": format!("{:?}", route.mode).to_lowercase() }))
+                .map(|route| json!({ "route": &*route.key, "requirement": route.requirement.to_string(), "mode": format!("{:?}", route.mode).to_lowercase() }))
                 .collect();
             json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.base.to_string(), "routes": routes })
         })
@@ -156,27 +157,6 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
         "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
         "services": services, "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
     })
-}
-
-/// A requirement in the words of the configuration.
-pub fn describe(requirement: &Requirement) -> String {
-    use crate::policy::ScopeRule;
-    let rules = match requirement {
-        Requirement::Public => return "public".to_owned(),
-        Requirement::Token(rules) => rules,
-    };
-    let mut text = match &rules.scopes {
-        ScopeRule::None => "authenticated".to_owned(),
-        ScopeRule::All(scopes) => scopes.join(" and "),
-        ScopeRule::Any(scopes) => scopes.join(" or "),
-    };
-    for rule in &rules.claims {
-        text.push_str(&format!(", claim {}", rule.claim));
-    }
-    if !rules.clients.is_empty() {
-        text.push_str(&format!(", clients {}", rules.clients.join(" ")));
-    }
-    text
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {

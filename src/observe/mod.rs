@@ -7,7 +7,7 @@ mod log;
 mod metrics;
 mod record;
 
-pub use admin::{Admin, AdminView, describe};
+pub use admin::{Admin, AdminView};
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::Metrics;

@@ -15,7 +15,7 @@ use super::scope::{ScopeRule, is_scope_token};
 use super::{IdentityHeader, Managed, Requirement, Route, Rules, Service, Target, Tree, Upstream};
 use crate::config::{self, Access, Config, Trail};
 
-/// Who is calling, said in the words of `design/CONFIG.md`; an operator's `headers:` replaces them.
+/// Who is calling; an operator's `headers:` replaces them.
 const IDENTITY_HEADERS: [(&str, &str); 5] = [
     ("X-Auth-Subject", "sub"),
     ("X-Auth-Client-Id", "client_id"),
@@ -244,7 +244,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => service.routes.push(Route { key: Arc::from(text), requirement, timeout, mode: written.mode }),
         Err(Target::Route(other)) => {
-            let reason = format!("it could win over '{}' and '{}' over it", service.routes[*other].key, service.routes[*other].key);
+            let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");
         }
         Err(Target::Metadata(_)) => {}

@@ -7,6 +7,7 @@ mod claims;
 mod compile;
 mod compile_issuer;
 mod compile_service;
+mod describe;
 mod managed;
 mod path;
 mod route_key;

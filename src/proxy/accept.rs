@@ -71,7 +71,10 @@ impl Listeners {
         let tls = policy.tls.as_ref().map(super::tls::server_config).transpose()?;
         let mut bound = Vec::new();
         for listen in policy.listeners.iter().filter(|listen| !self.open.contains_key(listen)) {
-            bound.push((listen.clone(), bind(listen).map_err(|error| format!("{listen}: {error}"))?));
+            bound.push((
+                listen.clone(),
+                bind(listen).map_err(|error| format!("listen {listen}: {error}; end what holds it, or choose another address"))?,
+            ));
         }
         Ok(Prepared { bound, tls })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::server::conn::http2;
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::body::ResponseBody;
 use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
 use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
@@ -126,15 +127,7 @@ async fn serve_http1(
         peer.facts = Some(facts.clone());
         let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), policy.timeouts.header, policy.timeouts.body);
         let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-        let service = service_fn(|request: Request<Incoming>| {
-            let (gate, peer, open) = (gate.clone(), peer.clone(), Open::new(&open));
-            begun.fetch_add(1, Ordering::Relaxed);
-            async move {
-                let response = handle(gate, peer, request).await;
-                drop(open);
-                Ok::<_, Infallible>(response)
-            }
-        });
+        let service = service_fn(|request| counted(gate, &peer, request, &open, &begun));
         let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
@@ -205,15 +198,7 @@ async fn serve_http2(
         .keep_alive_timeout(policy.timeouts.header);
     let open = Arc::new(AtomicUsize::new(0));
     let begun = Arc::new(AtomicUsize::new(0));
-    let service = service_fn(|request: Request<Incoming>| {
-        let (gate, peer, open) = (gate.clone(), peer.clone(), Open::new(&open));
-        begun.fetch_add(1, Ordering::Relaxed);
-        async move {
-            let response = handle(gate, peer, request).await;
-            drop(open);
-            Ok::<_, Infallible>(response)
-        }
-    });
+    let service = service_fn(|request| counted(gate, &peer, request, &open, &begun));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -229,6 +214,23 @@ async fn serve_http2(
 /// Ends when the gate drains.
 async fn draining(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+}
+
+/// Handles a request, counted as begun from now on and as open while the handler works.
+fn counted(
+    gate: &Arc<Gate>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    open: &Arc<AtomicUsize>,
+    begun: &AtomicUsize,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
+    let (gate, peer, open) = (gate.clone(), peer.clone(), Open::new(open));
+    begun.fetch_add(1, Ordering::Relaxed);
+    async move {
+        let response = handle(gate, peer, request).await;
+        drop(open);
+        Ok(response)
+    }
 }
 
 /// Counts a request for as long as its handler works.
