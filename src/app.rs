@@ -18,8 +18,8 @@ use crate::proxy::{Gate, Listeners};
 use crate::reload::{Loaded, Reading, Source};
 use crate::shutdown::{Signals, Wish};
 
-/// How long a changed content must look the same before it is taken.
-const SETTLE: Duration = Duration::from_millis(150);
+/// How long a changed content must look the same before it is taken, at least; a reload interval if that is longer.
+const SETTLE_MIN: Duration = Duration::from_millis(150);
 
 /// Why the gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,7 @@ impl App {
         if now == self.seen {
             return;
         }
-        sleep(SETTLE).await;
+        sleep(SETTLE_MIN.max(self.gate.snapshot().policy.reload_interval)).await;
         if self.source.look(&self.files) == now {
             self.reload("content changed").await;
         }
@@ -185,11 +185,7 @@ impl App {
         sleep(policy.shutdown_delay).await;
         self.listeners.drain();
         let begun = clock::instant_now();
-        let mut tunnels = self.gate.tunnels_open.subscribe();
-        let closed = async {
-            self.listeners.all_closed().await;
-            let _ = tunnels.wait_for(|open| *open == 0).await;
-        };
+        let closed = self.listeners.all_closed();
         let in_time = timeout(policy.shutdown_deadline, closed).await.is_ok();
         self.gate.closing_tunnels.send_replace(true);
         tracing::info!(target: "wicketgate::app", in_time, took = ?clock::instant_now().duration_since(begun), "down");

@@ -412,7 +412,7 @@ fn every_jwt_is_counted_here_and_each_of_the_issuer_is_signed_with_a_key_that_it
         let (signed, signature) = token.rsplit_once('.').expect("a JWT");
         let header = jwt.part(0);
         let algorithm = Algorithm::parse(header["alg"].as_str().expect("alg")).expect("an algorithm");
-        keys.candidates(header["kid"].as_str()).any(|key| key.verify(algorithm, signed, signature))
+        keys.candidates(header["kid"].as_str(), algorithm).any(|key| key.verify(algorithm, signed, signature))
     };
     for (typ, ours) in kinds {
         for jwt in jwts(typ, ours) {

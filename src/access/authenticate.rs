@@ -99,24 +99,21 @@ fn check_type(snapshot: &Snapshot, issuer: usize, jws: &Jws<'_>) -> Result<(), D
 fn check_signature(snapshot: &Snapshot, issuer: usize, signed: &str, signature: &str, header: &super::jwt::Header) -> Result<(), Denial> {
     let state = &snapshot.keyring.0[issuer];
     let Some(keys) = &state.keys else { return Err(Denial::KeysUnavailable { issuer }) };
-    let kid = || header.kid.clone().unwrap_or_default();
-    let mut known = false;
     let mut fitting = false;
-    for key in keys.candidates(header.kid.as_deref()) {
-        known = true;
-        if !key.algorithms.contains(&header.algorithm) {
-            continue;
-        }
+    for key in keys.candidates(header.kid.as_deref(), header.algorithm) {
         fitting = true;
         if key.verify(header.algorithm, signed, signature) {
             return Ok(());
         }
     }
+    let kid = header.kid.clone().unwrap_or_default();
+    // A token that names no key was tried with all; one that names a key is wrong only if that key is known.
+    let known = header.kid.as_ref().is_none_or(|kid| keys.names(kid));
     Err(match (known, fitting) {
         // While the issuer cannot be asked, a new key cannot be told from an invented one.
         (false, _) if state.unreachable => Denial::KeysUnavailable { issuer },
-        (false, _) => Denial::KeyUnknown { issuer, kid: kid() },
+        (false, _) => Denial::KeyUnknown { issuer, kid },
         (true, false) => Denial::AlgorithmRefused { found: header.algorithm.name().to_owned() },
-        (true, true) => Denial::SignatureWrong { issuer, kid: kid() },
+        (true, true) => Denial::SignatureWrong { issuer, kid },
     })
 }

@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(openid, oauth);
         assert_eq!(openid["issuer"], issuer.url());
         let keys = client().get(openid["jwks_uri"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
-        assert_eq!(KeySet::parse(&keys, 10).unwrap().candidates(Some(&issuer.kid())).count(), 1);
+        assert!(KeySet::parse(&keys, 10).unwrap().names(&issuer.kid()));
         assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, token: 0 });
         for path in ["/.well-known/openid-configuration/oidc", "/.well-known/oauth-authorization-server/oidc", "/oidc/reg", "/"] {
             let response = get(&issuer, path).await;

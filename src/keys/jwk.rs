@@ -104,15 +104,21 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// The keys that a token with this `kid` may have been signed with: those of that id, else those without an id.
-    pub fn candidates<'s>(&'s self, kid: Option<&'s str>) -> impl Iterator<Item = &'s Key> {
-        let named = kid.is_some() && self.keys.iter().any(|key| key.kid.as_deref() == kid);
+    /// Whether a key has this id.
+    pub fn names(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid.as_deref() == Some(kid))
+    }
+
+    /// The keys that a token with this `kid` and this algorithm may have been signed with: those of that id, else those
+    /// without an id.
+    pub fn candidates<'s>(&'s self, kid: Option<&'s str>, algorithm: Algorithm) -> impl Iterator<Item = &'s Key> {
+        let named = kid.is_some_and(|kid| self.names(kid));
         let fits = move |key: &&Key| match kid {
             Some(_) if named => key.kid.as_deref() == kid,
             Some(_) => key.kid.is_none(),
             None => true,
         };
-        self.keys.iter().filter(fits).take(CANDIDATES_MAX)
+        self.keys.iter().filter(fits).filter(move |key| key.algorithms.contains(&algorithm)).take(CANDIDATES_MAX)
     }
 }
 

@@ -23,7 +23,9 @@ use crate::access::Snapshot;
 
 /// Scrapers and probes are few.
 const CONNECTIONS_MAX: usize = 128;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// One question and its answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept` (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,8 +75,9 @@ async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminV
                 async move { Ok::<_, Infallible>(answer(&request, address, &*view)) }
             });
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+            // Whoever does not read the answer may not keep others from theirs.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
             drop(permit);
         });
     }

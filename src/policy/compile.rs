@@ -337,7 +337,7 @@ fn warn(c: &mut Compiler<'_>, config: &Config, policy: &Policy) {
             let key = &route.key;
             match &route.requirement {
                 Requirement::Public if key.ends_with("/**") => {
-                    c.warnings.push(format!("{name}: {key} opens everything below it to everyone"));
+                    c.warnings.push(format!("{name}: {key} opens everything below it to everyone, also other spellings of protected paths that your service may take for the same (upper case, a trailing dot)"));
                 }
                 Requirement::Token(rules) if rules.scopes == ScopeRule::None && rules.claims.is_empty() && rules.clients.is_empty() => {
                     c.warnings.push(format!(

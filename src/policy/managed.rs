@@ -6,8 +6,10 @@ use http::HeaderName;
 
 /// Names that only mean something when a proxy wrote them, and those that some frameworks obey without asking who did
 /// (`X-Original-URL`, `X-HTTP-Method-Override`).
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 31] = [
     "authorization",
+    "cf-connecting-ip",
+    "client-ip",
     "connection",
     "content-length",
     "cookie2",
@@ -23,8 +25,11 @@ const NAMES: [&str; 26] = [
     "remote-user",
     "te",
     "transfer-encoding",
+    "true-client-ip",
     "upgrade",
     "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarded",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",

@@ -59,10 +59,10 @@ impl<'a> CheckedPath<'a> {
             if segment.is_empty() && segments.peek().is_some() {
                 return Err(PathFault::EmptySegment);
             }
-            if !segment.is_empty() && segment.bytes().all(|byte| byte == b'.' || byte == b' ') {
+            if !segment.is_empty() && segment.chars().all(|c| c == '.' || c.is_whitespace()) {
                 return Err(PathFault::DotSegment);
             }
-            if segment.ends_with(' ') || segment.starts_with(' ') {
+            if segment.ends_with(char::is_whitespace) || segment.starts_with(char::is_whitespace) {
                 return Err(PathFault::Character);
             }
         }
@@ -172,6 +172,7 @@ mod tests {
             ("/./a", DotSegment),
             ("/a/...", DotSegment),
             ("/a/..%20/b", DotSegment),
+            ("/a/..%C2%A0/b", DotSegment),
             ("/a;v=1/b", Parameter),
             ("/public/..;/admin", Parameter),
             ("/a\\b", Character),

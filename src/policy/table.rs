@@ -47,6 +47,10 @@ pub struct Leaf<T> {
 }
 
 impl<T> Leaf<T> {
+    fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     fn find(&self, method: &Method) -> Option<&T> {
         self.targets.iter().find(|(methods, _)| methods.contains(method)).map(|(_, target)| target)
     }
@@ -115,8 +119,8 @@ impl<T> Tree<T> {
         let inside = path.inside();
         let rest = if inside.is_empty() { None } else { Some(inside) };
         match self.descend(0, rest, &mut parameters) {
-            None => Found::Nothing,
-            Some(leaf) => match leaf.find(method) {
+            Step::Elsewhere | Step::Refused => Found::Nothing,
+            Step::Here(leaf) => match leaf.find(method) {
                 Some(target) => Found::Target(target, parameters),
                 None => Found::OtherMethods(leaf),
             },
@@ -125,32 +129,54 @@ impl<T> Tree<T> {
 
     /// `rest` is what follows the slash after this node, `None` when the path ends at this node. Each node of the
     /// tree is seen at most once, so a lookup is bounded by the configuration, whatever the path.
-    fn descend<'p>(&self, at: usize, rest: Option<&'p str>, parameters: &mut Parameters<'p>) -> Option<&Leaf<T>> {
+    fn descend<'p>(&self, at: usize, rest: Option<&'p str>, parameters: &mut Parameters<'p>) -> Step<'_, T> {
         let node = &self.nodes[at];
-        let some = |leaf: &'_ Leaf<T>| !leaf.targets.is_empty();
-        let Some(rest) = rest else {
-            return [&node.end, &node.rest].into_iter().find(|leaf| some(leaf));
-        };
+        let Some(rest) = rest else { return node.at_end(&node.end, &node.slash) };
         let (segment, below) = match rest.split_once('/') {
             Some((segment, below)) => (segment, Some(below)),
             None => (rest, None),
         };
         if segment.is_empty() {
-            return [&node.slash, &node.rest].into_iter().find(|leaf| some(leaf));
+            return node.at_end(&node.slash, &node.end);
         }
-        if let Some(next) = node.literals.get(segment)
-            && let Some(leaf) = self.descend(*next, below, parameters)
-        {
-            return Some(leaf);
+        if let Some(next) = node.literals.get(segment) {
+            let found = self.descend(*next, below, parameters);
+            if !matches!(found, Step::Elsewhere) {
+                return found;
+            }
         }
         if let Some(next) = node.parameter {
             parameters.push(segment);
-            if let Some(leaf) = self.descend(next, below, parameters) {
-                return Some(leaf);
+            let found = self.descend(next, below, parameters);
+            if !matches!(found, Step::Elsewhere) {
+                return found;
             }
             parameters.pop();
         }
-        some(&node.rest).then_some(&node.rest)
+        if node.rest.is_empty() { Step::Elsewhere } else { Step::Here(&node.rest) }
+    }
+}
+
+/// Where a path leads from one node of the tree.
+enum Step<'t, T> {
+    Here(&'t Leaf<T>),
+    /// Nowhere from here; a wider route may still take it.
+    Elsewhere,
+    /// The path is a named one with a slash too many or too few. Many servers answer both alike, so a wider route must
+    /// not take it.
+    Refused,
+}
+
+impl<T> Node<T> {
+    /// The routes of a path that ends here: as it is written, else the node's own `/**`. `twin` holds the routes of the
+    /// same path with or without its closing slash.
+    fn at_end<'t>(&'t self, written: &'t Leaf<T>, twin: &Leaf<T>) -> Step<'t, T> {
+        match (written.is_empty(), self.rest.is_empty(), twin.is_empty()) {
+            (false, _, _) => Step::Here(written),
+            (true, false, true) => Step::Here(&self.rest),
+            (true, _, false) => Step::Refused,
+            (true, true, true) => Step::Elsewhere,
+        }
     }
 }
 
@@ -237,6 +263,16 @@ mod tests {
         assert_eq!(ask(&tree, "GET", "/a/"), "404");
         assert_eq!(ask(&tree, "GET", "/b"), "404");
         assert_eq!(ask(&tree, "GET", "/b/"), "GET /b/");
+    }
+
+    #[test]
+    fn a_slash_too_many_or_too_few_never_falls_to_a_wider_route() {
+        let tree = tree(&["/**", "/admin", "GET /a/{x}", "/dir/", "/own/**", "/own"]);
+        for path in ["/admin/", "/a/1/", "/dir", "/own/"] {
+            assert_eq!(ask(&tree, "GET", path), "404", "{path}");
+        }
+        assert_eq!([ask(&tree, "GET", "/admin"), ask(&tree, "GET", "/dir/"), ask(&tree, "GET", "/own/x")], ["/admin", "/dir/", "/own/**"]);
+        assert_eq!([ask(&tree, "GET", "/other/"), ask(&tree, "GET", "/admin/x")], ["/**", "/**"]);
     }
 
     #[test]

@@ -260,7 +260,7 @@ impl Accepting {
         let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
         let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
-            let _held = (room, counted);
+            let held = Arc::new(Held { _room: room, _counted: counted });
             let header_timeout = gate.snapshot().policy.timeouts.header;
             let (stream, over_tls) = match (stream, tls) {
                 (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
@@ -272,13 +272,19 @@ impl Accepting {
                     }
                 }
             };
-            let peer = Peer { address: peer.map(|peer| peer.ip().to_canonical()), tls: over_tls, facts: None };
+            let peer = Peer { address: peer.map(|peer| peer.ip().to_canonical()), tls: over_tls, facts: None, held };
             match stream {
                 Ok(stream) => serve(gate, Accepted { stream, peer, phase }).await,
                 Err(error) => tracing::debug!(target: "wicketgate::tls", %error, "no TLS handshake"),
             }
         });
     }
+}
+
+/// A connection's place among `limits.connections`, given back with its last holder.
+pub struct Held {
+    _room: OwnedSemaphorePermit,
+    _counted: Counted,
 }
 
 /// Keeps the gate from ending for as long as it lives.

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -143,27 +143,100 @@ fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot, nominated: &[St
     }
 }
 
+/// Counts a request as open for as long as it lives.
+pub struct OpenRequest(Arc<AtomicUsize>);
+
+impl OpenRequest {
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A response's body on its way to the client, with the record that ends with it.
 pub struct ResponseBody {
     source: Source,
     snapshot: Option<Arc<Snapshot>>,
     nominated: Vec<String>,
     record: Option<Record>,
+    open: Option<OpenRequest>,
     ended: bool,
 }
 
 enum Source {
     Own(Full<Bytes>),
     Upstream(Incoming),
+    /// Over HTTP/2 a client that gives no room stops the polling of this body, so a watchman has a hand on it too.
+    Watched(Arc<Watched>),
+}
+
+/// An upstream's body that is let go when its client takes nothing for too long: the client keeps its stream, but no
+/// connection to the service.
+struct Watched {
+    body: Mutex<Option<Incoming>>,
+    frames: AtomicU64,
+    /// Whether the last poll waits for the service; the client cannot be blamed then.
+    waiting: AtomicBool,
+}
+
+impl Watched {
+    fn start(body: Incoming, patience: Duration) -> Arc<Self> {
+        let watched = Arc::new(Self { body: Mutex::new(Some(body)), frames: AtomicU64::new(0), waiting: AtomicBool::new(true) });
+        let weak = Arc::downgrade(&watched);
+        tokio::spawn(async move {
+            let mut before = u64::MAX;
+            loop {
+                sleep(patience).await;
+                let Some(watched) = weak.upgrade() else { return };
+                let frames = watched.frames.load(Ordering::Relaxed);
+                if frames == before && !watched.waiting.load(Ordering::Relaxed) {
+                    *watched.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    return;
+                }
+                before = frames;
+            }
+        });
+        watched
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err("the client took nothing for too long".into()))) };
+        let frame = Pin::new(body).poll_frame(cx).map_err(BoxError::from);
+        self.waiting.store(frame.is_pending(), Ordering::Relaxed);
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        frame
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Incoming) -> T, gone: T) -> T {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(gone, ask)
+    }
 }
 
 impl ResponseBody {
     pub fn own(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Own(Full::new(bytes.into())), snapshot: None, nominated: Vec::new(), record: None, ended: false }
+        Self { source: Source::Own(Full::new(bytes.into())), snapshot: None, nominated: Vec::new(), record: None, open: None, ended: false }
     }
 
-    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
-        Self { source: Source::Upstream(inner), snapshot: Some(snapshot), nominated, record: None, ended: false }
+    /// `watched` lets go of the upstream when the client takes nothing for too long. HTTP/1.1 needs none of it: there
+    /// the stream itself is watched.
+    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>, watched: bool) -> Self {
+        let source = match watched && !inner.is_end_stream() {
+            true => Source::Watched(Watched::start(inner, snapshot.policy.timeouts.body)),
+            false => Source::Upstream(inner),
+        };
+        Self { source, snapshot: Some(snapshot), nominated, record: None, open: None, ended: false }
+    }
+
+    /// The request is open until the body is gone.
+    pub fn hold(&mut self, open: OpenRequest) {
+        self.open = Some(open);
     }
 
     /// Ties the record to the body: it is written when the last byte went out, or when the client left.
@@ -191,6 +264,7 @@ impl Body for ResponseBody {
         let frame = match &mut this.source {
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Source::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Source::Watched(watched) => watched.poll(cx),
         };
         let Poll::Ready(mut frame) = frame else { return Poll::Pending };
         match &mut frame {
@@ -207,8 +281,9 @@ impl Body for ResponseBody {
                 this.ended = true;
                 if let Some(record) = &mut this.record {
                     record.outcome = Outcome::Failed;
-                    record.reason = Some(Failure::UpstreamBroken.row().code);
-                    record.detail = "while sending its body".into();
+                    let let_go = matches!(&this.source, Source::Watched(watched) if watched.with(|_| false, true));
+                    record.reason = Some(if let_go { "client_gone" } else { Failure::UpstreamBroken.row().code });
+                    record.detail = if let_go { "took nothing for too long" } else { "while sending its body" }.into();
                 }
             }
         }
@@ -219,6 +294,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(body) => body.is_end_stream(),
             Source::Upstream(body) => body.is_end_stream(),
+            Source::Watched(watched) => watched.with(Incoming::is_end_stream, false),
         }
     }
 
@@ -226,6 +302,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(body) => body.size_hint(),
             Source::Upstream(body) => body.size_hint(),
+            Source::Watched(watched) => watched.with(Incoming::size_hint, SizeHint::default()),
         }
     }
 }

@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::body::ResponseBody;
+use super::body::{OpenRequest, ResponseBody};
 use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
+use super::screen::connection_options;
 use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
 use crate::policy::Policy;
 
@@ -112,7 +114,8 @@ async fn drained(phase: &mut watch::Receiver<Phase>) {
 }
 
 /// A connection's requests, with rests in between: after a while without one, hyper and its buffers are put away and
-/// only the socket is kept, until bytes come.
+/// only the socket is kept, until bytes come. Only a connection rests that had none but simple requests: HTTP/1.1, to be
+/// kept, without a body. On any other hyper may have more to do, closing it first of all.
 async fn serve_http1(
     gate: &Arc<Gate>,
     policy: &Policy,
@@ -144,12 +147,14 @@ async fn serve_http1(
         Pin::new(&mut connection).graceful_shutdown();
         (&mut connection).await?;
         // A request that came just then was told that the connection closes.
-        if begun.load(Ordering::Relaxed) > before {
-            return Ok(());
-        }
+        let told = begun.load(Ordering::Relaxed) > before;
         let Some(Parts { io, read_buf, .. }) = connection.into_parts() else { return Ok(()) };
         let unasked;
         (stream, unasked) = io.into_inner().into_parts();
+        if told {
+            let _ = tokio::time::timeout(policy.timeouts.body, stream.shutdown()).await;
+            return Ok(());
+        }
         prefix = [&read_buf[..], &unasked].concat();
         // What is left of hyper's buffer goes before the rest begins.
         drop(read_buf);
@@ -216,7 +221,7 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
 }
 
-/// Handles a request, counted as begun from now on and as open while the handler works.
+/// Handles a request, counted as begun from now on, and as open until the last of its response has gone.
 fn counted(
     gate: &Arc<Gate>,
     peer: &Peer,
@@ -224,36 +229,29 @@ fn counted(
     open: &Arc<AtomicUsize>,
     begun: &AtomicUsize,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
-    let (gate, peer, open) = (gate.clone(), peer.clone(), Open::new(open));
+    let (gate, peer, open) = (gate.clone(), peer.clone(), OpenRequest::new(open));
     begun.fetch_add(1, Ordering::Relaxed);
+    let facts = peer.facts.clone();
+    let simple = request.version() == Version::HTTP_11 && request.body().is_end_stream() && !says_close(request.headers());
     async move {
-        let response = handle(gate, peer, request).await;
-        drop(open);
+        let mut response = handle(gate, peer, request).await;
+        if let Some(facts) = facts.filter(|_| !simple || says_close(response.headers())) {
+            facts.never_rests();
+        }
+        response.body_mut().hold(open);
         Ok(response)
     }
 }
 
-/// Counts a request for as long as its handler works.
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+fn says_close(headers: &HeaderMap) -> bool {
+    connection_options(headers).any(|option| option.eq_ignore_ascii_case("close"))
 }
 
 /// Ends when a request has been and none began or was open for this long.
 async fn quiet(open: &AtomicUsize, begun: &AtomicUsize, facts: &StreamFacts, limit: Duration) {
     loop {
         idle(open, begun, limit).await;
-        if begun.load(Ordering::Relaxed) > 0 && !facts.is_inside_head() {
+        if begun.load(Ordering::Relaxed) > 0 && facts.may_rest() {
             return;
         }
     }

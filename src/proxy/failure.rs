@@ -11,6 +11,7 @@ pub enum Failure {
     HostInvalid,
     TargetInvalid,
     TargetTooLong,
+    HeadTooLarge,
     LengthsConflict,
     TransferCodingUnknown,
     MethodRefused,
@@ -47,10 +48,11 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
+        Self::HeadTooLarge,
         Self::LengthsConflict,
         Self::TransferCodingUnknown,
         Self::MethodRefused,
@@ -83,6 +85,12 @@ impl Failure {
                 "target_too_long",
                 "The request target is too long",
                 "send less in the query, or ask the operator for a higher limit",
+            ),
+            Self::HeadTooLarge => row(
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "Too many header lines",
+                "send fewer, or ask the operator for a higher limit",
             ),
             Self::LengthsConflict => closing(
                 S::BAD_REQUEST,

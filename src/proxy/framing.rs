@@ -65,14 +65,20 @@ impl FramingTracker {
         }
     }
 
+    /// Whether the last request ended and no other has begun.
+    pub fn is_between_heads(&self) -> bool {
+        matches!(self.state, State::Head(_)) && !self.is_inside_head() && self.heads.is_empty()
+    }
+
     /// Whether a head has begun and not ended.
     pub fn is_inside_head(&self) -> bool {
         matches!(self.state, State::Head(head) if head.lines > 0 || !self.line.is_empty())
     }
 
-    /// The facts of the next head, in the order of the requests.
-    pub fn next_head(&mut self) -> Option<HeadFacts> {
-        self.heads.pop_front()
+    /// The facts of the next head, in the order of the requests. One that the tracker did not see, because it had lost its
+    /// way before, counts as one that said its length in two ways: a guard that can be led astray guards nothing.
+    pub fn next_head(&mut self) -> HeadFacts {
+        self.heads.pop_front().unwrap_or(HeadFacts { both_lengths: true, ..HeadFacts::default() })
     }
 
     fn skip<'b>(&mut self, bytes: &'b [u8], left: u64, after: State, during: fn(u64) -> State) -> &'b [u8] {
@@ -112,7 +118,9 @@ impl FramingTracker {
                 let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
                 let (name, value) = (line[..colon].trim_ascii(), line[colon..].trim_ascii_start());
                 if name.eq_ignore_ascii_case(b"content-length") {
-                    head.length = Some(decimal(value.strip_prefix(b":").unwrap_or(value)));
+                    let length = decimal(value.strip_prefix(b":").unwrap_or(value)).filter(|_| line.len() < LINE_BYTES_MAX);
+                    let Some(length) = length else { return State::Lost };
+                    head.length = Some(length);
                 }
                 head.coded |= name.eq_ignore_ascii_case(b"transfer-encoding");
             }
@@ -135,8 +143,8 @@ impl FramingTracker {
     }
 }
 
-fn decimal(value: &[u8]) -> u64 {
-    std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+fn decimal(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok())
 }
 
 fn chunk_size(line: &[u8]) -> Option<u64> {
@@ -154,8 +162,8 @@ mod tests {
         let mut seen = Vec::new();
         for part in bytes.chunks(step.max(1)) {
             tracker.watch(part);
-            while let Some(head) = tracker.next_head() {
-                seen.push(head.both_lengths);
+            while !tracker.heads.is_empty() {
+                seen.push(tracker.next_head().both_lengths);
             }
         }
         (seen, tracker.is_inside_head())

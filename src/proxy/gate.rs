@@ -31,7 +31,6 @@ pub struct Gate {
     /// The gate's own name in `Via`, by which it knows a request that comes back.
     pub via: String,
     pub closing_tunnels: watch::Sender<bool>,
-    pub tunnels_open: watch::Sender<usize>,
 }
 
 impl Gate {
@@ -54,7 +53,6 @@ impl Gate {
             health: Health::default(),
             via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
             closing_tunnels: watch::Sender::new(false),
-            tunnels_open: watch::Sender::new(0),
         }))
     }
 

@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::accept::Held;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::failure::Failure;
 use super::gate::Gate;
@@ -37,6 +38,8 @@ pub struct Peer {
     pub tls: bool,
     /// What the stream knows of each head; `None` for HTTP/2.
     pub facts: Option<Arc<StreamFacts>>,
+    /// The connection's place among `limits.connections`: a tunnel keeps it when the connection has become one.
+    pub held: Arc<Held>,
 }
 
 pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -68,7 +71,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     let (id, version, grpc) = (record.request_id.clone(), request.version(), respond::is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
     let method = request.method().clone();
-    let facts = peer.facts.as_ref().and_then(|facts| facts.next_head());
+    let facts = peer.facts.as_ref().map(|facts| facts.next_head());
     let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
         Ok(screened) => screened,
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
@@ -96,11 +99,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             record.status = response.status();
             record.reason = None;
-            gate.tunnels_open.send_modify(|open| *open += 1);
-            tokio::spawn(async move {
-                tunnel.run(record).await;
-                gate.tunnels_open.send_modify(|open| *open -= 1);
-            });
+            tokio::spawn(tunnel.run(record));
             response
         }
         Err((failure, detail)) => finish_failed(failure, detail, &asked, record),
@@ -150,9 +149,9 @@ async fn decide_with_keys(
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     for _ in 0..QUESTIONS_MAX {
         let Some((issuer, kid)) = wanted_key(&verdict) else { return (snapshot, verdict) };
-        // While the issuer is away there is nothing to wait for.
+        // While the issuer is away there is nothing to wait for, and a route that only reports waits for nobody.
         let away = snapshot.keyring.0[issuer].unreachable;
-        let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away);
+        let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away && verdict.is_err());
         let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, &kid, patience).await;
         snapshot = gate.snapshot();
         verdict = decide(&snapshot, &head, clock::unix_now());
@@ -201,6 +200,7 @@ async fn forward(
     if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
         return Err((Failure::BodyTooLarge, String::new()));
     }
+    let http2 = request.version() == Version::HTTP_2;
     let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
     let progress = Arc::new(BodyProgress::default());
     let nominated = nominated(request.headers());
@@ -218,6 +218,7 @@ async fn forward(
             upstream: hyper::upgrade::on(&mut response),
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
+            _held: peer.held.clone(),
             closing: gate.closing_tunnels.subscribe(),
         };
         let (mut parts, _) = response.into_parts();
@@ -231,7 +232,7 @@ async fn forward(
     // closing, and a body that broke off would look whole.
     parts.version = Version::HTTP_11;
     let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-    let body = ResponseBody::upstream(body, snapshot.clone(), nominated);
+    let body = ResponseBody::upstream(body, snapshot.clone(), nominated, http2);
     Ok(Forwarded::Response(Response::from_parts(parts, body)))
 }
 

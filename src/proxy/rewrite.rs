@@ -42,9 +42,12 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
             headers.append(name, value.clone());
         }
     }
-    carry_body_headers(client, &mut headers);
+    carry_body_headers(client, &mut headers, policy);
     carry_cookies(client, &mut headers);
+    // Only a token that was verified: on a public route, or one that only reports, nobody has looked at it.
     if service.forward_authorization
+        && permit.identity().is_some()
+        && permit.reported().is_none()
         && let Some(value) = client.get(AUTHORIZATION)
     {
         headers.insert(AUTHORIZATION, value.clone());
@@ -80,7 +83,7 @@ fn upstream_uri(base: &Uri, client: &Uri) -> Option<Uri> {
 }
 
 /// How long the body is, and whether trailers follow it. hyper has checked the length, and frames the body anew.
-fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap) {
+fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Policy) {
     let coded = client.contains_key(TRANSFER_ENCODING);
     if let (Some(length), false) = (client.get(CONTENT_LENGTH), coded) {
         headers.insert(CONTENT_LENGTH, length.clone());
@@ -90,8 +93,13 @@ fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     let streamed = !client.contains_key(CONTENT_LENGTH);
-    if let (true, Some(trailer)) = (streamed && (coded || headers.contains_key(TE)), client.get(TRAILER)) {
-        headers.insert(TRAILER, trailer.clone());
+    if streamed && (coded || headers.contains_key(TE)) {
+        let lists = client.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
+        let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
+        let kept: Vec<String> = names.filter(|name| !name.is_empty() && !policy.managed.covers_trailer(name)).collect();
+        if !kept.is_empty() {
+            insert(headers, TRAILER, &kept.join(", "), None);
+        }
     }
 }
 

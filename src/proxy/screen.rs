@@ -33,6 +33,10 @@ pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy
     if target_bytes > policy.limits.uri_bytes {
         return Err(Failure::TargetTooLong);
     }
+    // hyper counts them over HTTP/1.1 alone.
+    if request.headers().len() > policy.limits.header_count {
+        return Err(Failure::HeadTooLarge);
+    }
     if let Some(scheme) = uri.scheme_str()
         && scheme != "http"
         && scheme != "https"
@@ -95,7 +99,9 @@ fn authority(text: &str) -> Result<Authority, Failure> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
     let authority = text.parse::<Authority>().map_err(|_| Failure::HostInvalid)?;
     let port_is_number = authority.port().is_some() || !text.ends_with(':') && authority.host().len() == text.len();
-    match text.bytes().all(plain) && !authority.host().is_empty() && port_is_number {
+    // `name.` is the same name to DNS and to many a server, but not to a comparison of texts.
+    let dotted = authority.host().ends_with('.');
+    match text.bytes().all(plain) && !authority.host().is_empty() && !dotted && port_is_number {
         true => Ok(authority),
         false => Err(Failure::HostInvalid),
     }

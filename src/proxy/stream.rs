@@ -88,17 +88,24 @@ pub struct StreamFacts {
     tracker: Mutex<FramingTracker>,
     tunnel: AtomicBool,
     resting: AtomicBool,
+    restless: AtomicBool,
 }
 
 impl StreamFacts {
     /// The facts of the head that the next request was parsed from.
-    pub fn next_head(&self) -> Option<HeadFacts> {
+    pub fn next_head(&self) -> HeadFacts {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner).next_head()
     }
 
-    /// Whether a head has begun and not ended.
-    pub fn is_inside_head(&self) -> bool {
-        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_inside_head()
+    /// From now on the parser stays: it may want to close the connection, or there may be more of a body to come, and
+    /// a new parser would take what follows for a request.
+    pub fn never_rests(&self) {
+        self.restless.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing is left of any request, so that a new parser would begin where this one ended.
+    pub fn may_rest(&self) -> bool {
+        !self.restless.load(Ordering::Acquire) && self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_between_heads()
     }
 
     /// The parser in front of the stream is about to be put away: what it takes for the end is none.

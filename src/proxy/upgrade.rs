@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
+use super::accept::Held;
 use super::stream::StreamFacts;
 use crate::observe::Record;
 
@@ -21,6 +22,7 @@ pub struct Tunnel {
     pub upstream: OnUpgrade,
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
+    pub _held: Arc<Held>,
     /// Becomes true when the gate's drain deadline has passed.
     pub closing: watch::Receiver<bool>,
 }

@@ -101,6 +101,8 @@ async fn a_request_names_one_host() {
             row("two hosts", get("Host: gate\r\nHost: other\r\n"), 400, "host_invalid"),
             row("one host twice", get("Host: gate\r\nHost: gate\r\n"), 400, "host_invalid"),
             row("an empty host", get("Host: \r\n"), 400, "host_invalid"),
+            row("a host with a closing dot", get("Host: gate.\r\n"), 400, "host_invalid"),
+            row("a host with a closing dot and a port", get("Host: gate.:80\r\n"), 400, "host_invalid"),
             row("a host with userinfo", get("Host: gate@other\r\n"), 400, "host_invalid"),
             row("a list of hosts", get("Host: gate, other\r\n"), 400, "host_invalid"),
             row("a host with a path", get("Host: gate/admin\r\n"), 400, "host_invalid"),
@@ -226,4 +228,20 @@ async fn too_much_is_refused() {
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn the_watch_on_lengths_cannot_be_led_astray() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    let both = "POST /public/both HTTP/1.1\r\nHost: gate\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let padded =
+        format!("POST /public/a HTTP/1.1\r\nHost: gate\r\nContent-Length:{}18\r\n\r\nGET /f HTTP/1.1\r\n\r\n{both}", " ".repeat(130));
+    let many = format!("{}{both}", "GET /public/a HTTP/1.1\r\nHost: gate\r\n\r\n".repeat(200));
+    for (what, bytes) in [("a padded length", padded), ("many heads at once", many)] {
+        let mut connection = Connection::open(gate.address()).await;
+        connection.write(bytes.as_bytes()).await;
+        while !connection.is_closed().await {}
+        assert!(upstream.received().iter().all(|request| !request.line.contains("/public/both")), "{what}");
+    }
 }

@@ -16,6 +16,7 @@ mod many_services;
 mod record;
 mod refusals;
 mod reloading;
+mod resting;
 mod slow_clients;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;

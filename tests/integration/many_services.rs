@@ -135,7 +135,7 @@ async fn a_host_has_its_services_and_an_unknown_host_has_none() {
     assert_eq!((refused.status, refused.code().as_str()), (401, "audience_wrong"));
     // Another host's routes are not there.
     assert_eq!(ask("maps.example", "/public/a").send().await.status, 404);
-    for host in ["other.example", "127.0.0.1", "maps.example.evil.example", "example", "maps.example."] {
+    for host in ["other.example", "127.0.0.1", "maps.example.evil.example", "example"] {
         for path in ["/public/a", DOCUMENT] {
             let refused = ask(host, path).token(&for_weather).send().await;
             assert_eq!((refused.status, refused.code().as_str()), (421, "host_unknown"), "{host}{path}");

@@ -218,3 +218,15 @@ async fn a_tunnel_ends_when_the_gate_has_drained_for_its_time() {
     assert_eq!(last_words("the client's end", &mut client).await, "");
     assert_eq!(last_words("the service's end", &mut call).await, "");
 }
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_place_among_the_connections() {
+    let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    let token = token(&issuer, "read:weather");
+
+    let ends = [tunnel(&gate, &mut calls, &token).await, tunnel(&gate, &mut calls, &token).await];
+    until("the tunnels are counted", || async { gate.metric("wicketgate_connections_open").await == Some(2.0) }).await;
+    drop(ends);
+    until("their places are free", || async { gate.metric("wicketgate_connections_open").await == Some(0.0) }).await;
+}

@@ -74,9 +74,12 @@ impl GateBuilder {
     pub fn yaml(&self) -> String {
         let has = |key: &str| self.settings.lines().any(|line| line.starts_with(key));
         let mut text = String::new();
-        for (key, line) in
-            [("listen:", "listen: 127.0.0.1:0"), ("admin:", "admin: 127.0.0.1:0"), ("shutdown:", "shutdown: { delay: 1ms, deadline: 10s }")]
-        {
+        for (key, line) in [
+            ("listen:", "listen: 127.0.0.1:0"),
+            ("admin:", "admin: 127.0.0.1:0"),
+            ("shutdown:", "shutdown: { delay: 1ms, deadline: 10s }"),
+            ("reload:", "reload: { interval: 100ms }"),
+        ] {
             if !has(key) {
                 text.push_str(line);
                 text.push('\n');
