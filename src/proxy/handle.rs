@@ -138,7 +138,7 @@ async fn decide_with_keys(
     /// The first fetch may have begun before the key was there.
     const QUESTIONS_MAX: usize = 2;
     /// A caller would rather come again than wait for longer.
-    const PATIENCE_MAX: Duration = Duration::from_secs(1);
+    const PATIENCE_MAX: Duration = Duration::from_millis(1200);
     let head = Head {
         method: request.method(),
         host: &screened.host,
