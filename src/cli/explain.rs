@@ -39,12 +39,20 @@ pub struct ExplainArguments {
 
 pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
     let method = Method::from_bytes(arguments.method.as_bytes()).map_err(|_| Failed::Usage("that is no method".to_owned()))?;
-    let (host, path, query) = split_url(&arguments.url);
+    let (mut host, path, query) = split_url(&arguments.url);
     let token = match arguments.token.as_deref() {
         Some("-") => Some(token_from_stdin()?),
         token => token.map(str::to_owned),
     };
     let snapshot = snapshot(arguments.config.config, token.is_some()).await?;
+    if host.is_empty() && snapshot.policy.other_hosts.is_empty() {
+        // A path alone says enough when there is but one host to ask.
+        let mut hosts = snapshot.policy.hosts.keys();
+        match (hosts.next(), hosts.next()) {
+            (Some(only), None) => host = only.clone(),
+            _ => return Err(Failed::Usage("this configuration tells services apart by host; write the whole URL".to_owned())),
+        }
+    }
     let mut headers = HeaderMap::new();
     if let Some(token) = &token {
         let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
