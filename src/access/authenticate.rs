@@ -107,7 +107,7 @@ fn check_signature(snapshot: &Snapshot, issuer: usize, signed: &str, signature: 
         }
     }
     let kid = header.kid.clone().unwrap_or_default();
-    // A token that names no key was tried with all; one that names a key is wrong only if that key is known.
+    // A token that names no key was tried with those that fit; one that names a key is wrong only if that key is known.
     let known = header.kid.as_ref().is_none_or(|kid| keys.names(kid));
     Err(match (known, fitting) {
         // While the issuer cannot be asked, a new key cannot be told from an invented one.

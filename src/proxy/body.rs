@@ -176,10 +176,15 @@ enum Source {
     Watched(Arc<Watched>),
 }
 
+/// A client that takes as little as this within `timeouts.body` takes something.
+const PIECE_BYTES_MAX: usize = 8 << 10;
+
 /// An upstream's body that is let go when its client takes nothing for too long: the client keeps its stream, but no
 /// connection to the service.
 struct Watched {
     body: Mutex<Option<Incoming>>,
+    /// What is left of a large frame. Frames are handed out in pieces, so that each that goes shows that the client takes.
+    rest: Mutex<Bytes>,
     frames: AtomicU64,
     /// Whether the last poll waits for the service; the client cannot be blamed then.
     waiting: AtomicBool,
@@ -187,7 +192,12 @@ struct Watched {
 
 impl Watched {
     fn start(body: Incoming, patience: Duration) -> Arc<Self> {
-        let watched = Arc::new(Self { body: Mutex::new(Some(body)), frames: AtomicU64::new(0), waiting: AtomicBool::new(true) });
+        let watched = Arc::new(Self {
+            body: Mutex::new(Some(body)),
+            rest: Mutex::default(),
+            frames: AtomicU64::new(0),
+            waiting: AtomicBool::new(true),
+        });
         let weak = Arc::downgrade(&watched);
         tokio::spawn(async move {
             let mut before = u64::MAX;
@@ -208,10 +218,25 @@ impl Watched {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err("the client took nothing for too long".into()))) };
-        let frame = Pin::new(body).poll_frame(cx).map_err(BoxError::from);
-        self.waiting.store(frame.is_pending(), Ordering::Relaxed);
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         self.frames.fetch_add(1, Ordering::Relaxed);
-        frame
+        let frame = match rest.is_empty() {
+            true => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            false => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut *rest))))),
+        };
+        self.waiting.store(frame.is_pending(), Ordering::Relaxed);
+        let Poll::Ready(Some(Ok(frame))) = frame else { return frame };
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(mut data) => {
+                *rest = data.split_off(data.len().min(PIECE_BYTES_MAX));
+                Frame::data(data)
+            }
+            Err(trailers) => trailers,
+        })))
+    }
+
+    fn has_rest(&self) -> bool {
+        !self.rest.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn with<T>(&self, ask: impl FnOnce(&Incoming) -> T, gone: T) -> T {
@@ -294,7 +319,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(body) => body.is_end_stream(),
             Source::Upstream(body) => body.is_end_stream(),
-            Source::Watched(watched) => watched.with(Incoming::is_end_stream, false),
+            Source::Watched(watched) => !watched.has_rest() && watched.with(Incoming::is_end_stream, false),
         }
     }
 
