@@ -59,7 +59,7 @@ fn cases(c: &mut Criterion) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = Settings { resources: vec![Resource::new(RESOURCE, &[])], clients: Vec::new(), token_lifetime_seconds: 3600 };
+    let settings = Settings { resources: vec![Resource::new(RESOURCE, &[])], ..Settings::default() };
     let issuer = runtime.block_on(Issuer::start(loopback, settings)).expect("an issuer");
     let token = |issuer: &Issuer| {
         issuer.token(TokenRequest {

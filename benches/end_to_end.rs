@@ -30,7 +30,7 @@ async fn main() -> Result<(), BoxError> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let requests: usize = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(20_000);
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = Settings { resources: vec![Resource::new(RESOURCE, &[])], clients: Vec::new(), token_lifetime_seconds: 3600 };
+    let settings = Settings { resources: vec![Resource::new(RESOURCE, &[])], ..Settings::default() };
     let issuer = Issuer::start(loopback, settings).await?;
     let upstream = upstream(loopback).await?;
     let directory = tempfile::tempdir()?;

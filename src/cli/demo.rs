@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{Failed, load};
 use crate::app::{App, StartError};
-use crate::demo::issuer::{Client, Issuer, Resource, Settings};
+use crate::demo::issuer::{Application, Issuer, Resource, Settings};
 use crate::demo::weather::Weather;
 use crate::observe;
 use crate::shutdown::Signals;
@@ -52,8 +52,8 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     };
     let settings = Settings {
         resources: vec![Resource::new(&resource, &[("read:weather", "Read the forecast"), ("write:weather", "Change the forecast")])],
-        clients: vec![Client::new("weatherbot", "weatherbot-secret", &["read:weather", "write:weather"])],
-        token_lifetime_seconds: 3600,
+        applications: vec![Application::machine("weatherbot", "weatherbot-secret", &["read:weather", "write:weather"])],
+        ..Settings::default()
     };
     let issuer = Issuer::start(loopback(ports.issuer), settings).await.map_err(taken("issuer", ports.issuer))?;
     let weather = Weather::start(loopback(ports.service)).await.map_err(taken("weather service", ports.service))?;

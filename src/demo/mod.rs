@@ -1,15 +1,15 @@
-//! All of it in one process, to try and to test with: an issuer that behaves as Logto does, and a legacy weather service.
+//! All of it in one process, to watch, to try and to test with: a legacy weather service, an issuer that behaves as
+//! Logto does, the company's own app, and an agent of somebody else's. Each is written as its party would write it.
 //!
 //! Everything here listens on loopback only, since its secrets are known to all and its data are made up.
 
 pub mod issuer;
 pub mod weather;
 
-mod documents;
-mod faults;
+mod event;
+mod kept;
+mod page;
 mod server;
-mod signing;
-mod token_endpoint;
 
 pub use issuer::Issuer;
 pub use weather::Weather;

@@ -17,7 +17,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use wicketgate::demo::issuer::{Client, Issuer, Resource, Settings, TokenRequest};
+use wicketgate::demo::issuer::{Application, Issuer, Resource, Settings, TokenRequest};
 
 /// The resource of every test service that names no other.
 pub const RESOURCE: &str = "https://api.weather.example";
@@ -55,8 +55,8 @@ pub async fn issuer_at(address: SocketAddr) -> Issuer {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let settings = Settings {
         resources: vec![Resource::new(RESOURCE, &[("read:weather", "Read"), ("write:weather", "Write")])],
-        clients: vec![Client::new("agent", "secret", &["read:weather", "write:weather"])],
-        token_lifetime_seconds: 3600,
+        applications: vec![Application::machine("agent", "secret", &["read:weather", "write:weather"])],
+        ..Settings::default()
     };
     Issuer::start(address, settings).await.unwrap()
 }

@@ -9,9 +9,9 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::issuer::{Client, Resource, State, TokenRequest};
-use super::server::{self, Reply};
 use super::signing::random_text;
+use super::{Application, Resource, State, TokenRequest};
+use crate::demo::server::{self, Reply};
 
 pub async fn answer(state: &State, request: Request<Incoming>) -> Reply {
     let mut reply = match grant(state, request).await {
@@ -36,24 +36,23 @@ async fn grant(state: &State, request: Request<Incoming>) -> Result<Value, Refus
     let form = Form(form_urlencoded::parse(&body).into_owned().collect());
     let client = authenticate(state, &head.headers, &form)?;
     match form.one("grant_type")? {
-        Some("client_credentials") => client_credentials(state, client, &form),
+        Some("client_credentials") => client_credentials(state, &client, &form),
         Some(_) => Err(Refusal::new("unsupported_grant_type", "unsupported grant_type requested")),
         None => Err(Refusal::invalid_request("missing required parameter 'grant_type'")),
     }
 }
 
 /// RFC 6749 §4.4, for a machine that acts for itself.
-fn client_credentials(state: &State, client: &Client, form: &Form) -> Result<Value, Refusal> {
-    let lifetime = state.settings.token_lifetime_seconds;
+fn client_credentials(state: &State, client: &Application, form: &Form) -> Result<Value, Refusal> {
     let Some(resource) = form.one("resource")? else {
         // Logto itself refuses a machine that names no resource (`invalid_target`) and gives this token to users'
         // applications only. Here it is had without signing in, since a gate must be tried with one.
-        return Ok(json!({ "access_token": random_text()?, "expires_in": lifetime, "token_type": "Bearer" }));
+        return Ok(json!({ "access_token": random_text()?, "expires_in": state.token_lifetime_seconds, "token_type": "Bearer" }));
     };
-    // Equal character by character: a slash more is another resource.
-    let resource = state.settings.resources.iter().find(|known| known.indicator == resource);
+    let resource = state.tenant().resource(resource).cloned();
     let resource = resource.ok_or_else(|| Refusal::new("invalid_target", "resource indicator is missing, or unknown"))?;
-    let scope = granted_scope(client, resource, form.one("scope")?.unwrap_or_default());
+    let lifetime = state.lifetime(&resource);
+    let scope = granted_scope(client, &resource, form.one("scope")?.unwrap_or_default());
     let token = state.access_token(TokenRequest {
         subject: client.id.clone(),
         client_id: client.id.clone(),
@@ -70,10 +69,10 @@ fn client_credentials(state: &State, client: &Client, form: &Form) -> Result<Val
 }
 
 /// Those of the requested scopes that the resource has and the client was given. The others are dropped without a word.
-fn granted_scope(client: &Client, resource: &Resource, requested: &str) -> Option<String> {
+fn granted_scope(client: &Application, resource: &Resource, requested: &str) -> Option<String> {
     let mut granted: Vec<&str> = Vec::new();
     for scope in requested.split_ascii_whitespace() {
-        let exists = resource.scopes.iter().any(|(name, _)| name == scope);
+        let exists = resource.scope(scope).is_some();
         if exists && client.scopes.iter().any(|given| given == scope) && !granted.contains(&scope) {
             granted.push(scope);
         }
@@ -81,7 +80,7 @@ fn granted_scope(client: &Client, resource: &Resource, requested: &str) -> Optio
     (!granted.is_empty()).then(|| granted.join(" "))
 }
 
-fn authenticate<'s>(state: &'s State, headers: &HeaderMap, form: &Form) -> Result<&'s Client, Refusal> {
+fn authenticate(state: &State, headers: &HeaderMap, form: &Form) -> Result<Application, Refusal> {
     let basic = headers.get(header::AUTHORIZATION).map(basic_credentials).transpose()?;
     let posted = form.one("client_secret")?;
     let (id, secret) = match (basic, form.one("client_id")?, posted) {
@@ -95,7 +94,7 @@ fn authenticate<'s>(state: &'s State, headers: &HeaderMap, form: &Form) -> Resul
         (None, Some(id), Some(secret)) => (id.to_owned(), secret.to_owned()),
         (None, _, _) => return Err(Refusal::invalid_request("no client authentication mechanism provided")),
     };
-    let client = state.settings.clients.iter().find(|client| client.id == id);
+    let client = state.tenant().application(&id).cloned();
     let client = client.ok_or_else(|| Refusal::new("invalid_client", format!("invalid client {id}")))?;
     // A client without a secret is a public one, which cannot prove who it is.
     if client.secret.is_empty() || verify_slices_are_equal(client.secret.as_bytes(), secret.as_bytes()).is_err() {
@@ -196,7 +195,7 @@ mod tests {
     async fn start() -> Issuer {
         let settings = Settings {
             resources: vec![Resource::new(WEATHER, &[("read:weather", "See the forecast"), ("write:weather", "Change the forecast")])],
-            clients: vec![Client::new("cron", "s3cret &:é", &["read:weather"]), Client::new("public", "", &[])],
+            applications: vec![Application::machine("cron", "s3cret &:é", &["read:weather"]), Application::machine("public", "", &[])],
             ..Settings::default()
         };
         Issuer::start(SocketAddr::from(([127, 0, 0, 1], 0)), settings).await.unwrap()

@@ -2,72 +2,52 @@
 //!
 //! It can do what a test needs of an issuer: change its keys, count who asks, sign anything, fail in many ways, and stop.
 
+mod documents;
+mod faults;
+mod grants;
+mod signing;
+mod tenant;
+mod token_endpoint;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::error::Unspecified;
 use http::Request;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
-pub use super::faults::Fault;
-pub use super::signing::SigningAlgorithm;
+pub use faults::Fault;
+pub use signing::SigningAlgorithm;
+pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Scope, Tenant, User};
 
-use super::documents::{self, Document};
-use super::faults::{self, MOVED};
 use super::server::{self, Reply, Server};
-use super::signing::{Keys, SigningKey, random_text};
-use super::token_endpoint::{self, Refusal};
 use crate::clock;
+use documents::Document;
+use faults::MOVED;
+use grants::Grants;
+use signing::{Keys, SigningKey, random_text};
+use token_endpoint::Refusal;
 
-/// What the issuer knows of resources and clients.
+/// What the issuer starts with.
 #[derive(Clone)]
 pub struct Settings {
     pub resources: Vec<Resource>,
-    pub clients: Vec<Client>,
+    pub applications: Vec<Application>,
+    pub users: Vec<User>,
     pub token_lifetime_seconds: i64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { resources: Vec::new(), clients: Vec::new(), token_lifetime_seconds: TOKEN_LIFETIME_SECONDS }
+        Self { resources: Vec::new(), applications: Vec::new(), users: Vec::new(), token_lifetime_seconds: TOKEN_LIFETIME_SECONDS }
     }
 }
 
 /// Logto's default.
 const TOKEN_LIFETIME_SECONDS: i64 = 3600;
-
-/// An API resource: its indicator becomes the audience of its tokens.
-#[derive(Clone)]
-pub struct Resource {
-    pub indicator: String,
-    /// Name and description, the latter for people who are asked to consent.
-    pub scopes: Vec<(String, String)>,
-}
-
-impl Resource {
-    pub fn new(indicator: &str, scopes: &[(&str, &str)]) -> Self {
-        let scopes = scopes.iter().map(|&(name, description)| (name.to_owned(), description.to_owned()));
-        Self { indicator: indicator.to_owned(), scopes: scopes.collect() }
-    }
-}
-
-/// A machine-to-machine application.
-#[derive(Clone)]
-pub struct Client {
-    pub id: String,
-    pub secret: String,
-    /// The scopes that its roles give it, of whatever resource has one of that name.
-    pub scopes: Vec<String>,
-}
-
-impl Client {
-    pub fn new(id: &str, secret: &str, scopes: &[&str]) -> Self {
-        Self { id: id.to_owned(), secret: secret.to_owned(), scopes: scopes.iter().map(|&scope| scope.to_owned()).collect() }
-    }
-}
 
 /// What an access token is to say.
 #[derive(Debug, Clone)]
@@ -121,7 +101,9 @@ impl Issuer {
         let listener = server::bind(address).await?;
         let state = Arc::new(State {
             url: format!("http://{}/oidc", listener.local_addr()?),
-            settings,
+            tenant: Mutex::new(Tenant { resources: settings.resources, applications: settings.applications, users: settings.users }),
+            grants: Mutex::default(),
+            token_lifetime_seconds: settings.token_lifetime_seconds,
             keys: Keys::generate(SigningAlgorithm::default()).map_err(io::Error::other)?,
             fault: Mutex::default(),
             discovery: AtomicU64::new(0),
@@ -197,7 +179,9 @@ fn or_empty(token: Result<String, Unspecified>) -> String {
 /// What the endpoints share.
 pub struct State {
     pub url: String,
-    pub settings: Settings,
+    tenant: Mutex<Tenant>,
+    grants: Mutex<Grants>,
+    token_lifetime_seconds: i64,
     pub keys: Keys,
     fault: Mutex<Option<Fault>>,
     discovery: AtomicU64,
@@ -206,6 +190,20 @@ pub struct State {
 }
 
 impl State {
+    /// The tenant as it is now. Two locks are never held at once.
+    pub fn tenant(&self) -> MutexGuard<'_, Tenant> {
+        self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seconds that an access token for this resource lives.
+    pub fn lifetime(&self, resource: &Resource) -> i64 {
+        resource.access_token_ttl.unwrap_or(self.token_lifetime_seconds)
+    }
+
     /// Claims and header of Logto's access tokens, complete: it adds no `nbf`, no roles and nothing of the session.
     pub fn access_token(&self, request: TokenRequest) -> Result<String, Unspecified> {
         let TokenRequest { subject, client_id, resource, scope, organization_id, expires_in, claims: further } = request;

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::State;
 use super::faults::Fault;
-use super::issuer::State;
-use super::server::{self, Reply};
+use crate::demo::server::{self, Reply};
 
 const CORS: HeaderValue = HeaderValue::from_static("*");
 

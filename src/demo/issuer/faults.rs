@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::documents::Document;
-use super::server::{self, Body, Reply};
+use crate::demo::server::{self, Body, Reply};
 
 /// What is wrong with the metadata and the key set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
