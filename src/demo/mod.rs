@@ -4,7 +4,10 @@
 //! Everything here listens on loopback only, since its secrets are known to all and its data are made up.
 
 pub mod issuer;
+pub mod official_app;
+pub mod start_page;
 pub mod weather;
+pub mod weatherbot;
 
 mod event;
 mod kept;
@@ -12,4 +15,7 @@ mod page;
 mod server;
 
 pub use issuer::Issuer;
+pub use official_app::{OfficialApp, OfficialAppSettings};
+pub use start_page::{StartPage, StartPageSettings};
 pub use weather::Weather;
+pub use weatherbot::{WeatherBot, WeatherBotSettings};
