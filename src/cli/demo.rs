@@ -1,160 +1,229 @@
-//! `demo`: the whole story on one machine, with commands that work as printed.
+//! `demo`: the whole story on one machine, to watch in a browser.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
-
-use std::sync::Arc;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{Failed, load};
 use crate::app::{App, StartError};
-use crate::demo::issuer::{Application, Issuer, Resource, Settings};
-use crate::demo::weather::Weather;
-use crate::observe;
+use crate::config::Span;
+use crate::demo::stage::{self, Credentials, Ports, loopback};
+use crate::demo::{
+    Issuer, OfficialApp, OfficialAppSettings, StartPage, StartPageSettings, Weather, WeatherBot, WeatherBotSettings, terminal,
+};
 use crate::shutdown::Signals;
 
 #[derive(Debug, Args)]
 pub struct DemoArguments {
-    /// The gate's port; the admin listener, the issuer and the service take the three that follow
-    #[arg(long, default_value_t = 8080)]
+    /// The gate's port; the other parties take the six that follow
+    #[arg(long, env = "WICKETGATE_DEMO_PORT", default_value_t = 8080)]
     port: u16,
+    /// Open the start page in the browser
+    #[arg(long)]
+    open: bool,
+    /// Where the gate's configuration is written, to be changed while it runs [default: wicketgate-demo-PORT.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How long access tokens of the embedded issuer live, in whole seconds, to see them expire
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime, conflicts_with = "issuer")]
+    token_lifetime: Duration,
+    #[command(flatten)]
+    external: ExternalIssuer,
 }
 
-/// Where the parties of the demo listen.
-struct Ports {
-    gate: u16,
-    admin: u16,
-    issuer: u16,
-    service: u16,
+/// An issuer of your own in place of the embedded one, and the two apps as it knows them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "With an issuer of your own")]
+struct ExternalIssuer {
+    /// Its identifier, for example https://my-tenant.logto.app/oidc
+    #[arg(long, env = "WICKETGATE_DEMO_ISSUER", value_name = "URL", requires = "weatherbot_id", requires = "weatherbot_secret")]
+    issuer: Option<String>,
+    /// Client id of the third-party app
+    #[arg(long, env = "WICKETGATE_DEMO_WEATHERBOT_ID", value_name = "ID", requires = "issuer")]
+    weatherbot_id: Option<String>,
+    /// Its secret; better in the environment, where other users of the machine do not see it
+    #[arg(long, env = "WICKETGATE_DEMO_WEATHERBOT_SECRET", hide_env_values = true, value_name = "SECRET", requires = "issuer")]
+    weatherbot_secret: Option<String>,
+    /// Client id of the first-party app; without it that app does not play
+    #[arg(long, env = "WICKETGATE_DEMO_OFFICIAL_APP_ID", value_name = "ID", requires = "issuer", requires = "official_app_secret")]
+    official_app_id: Option<String>,
+    /// Its secret
+    #[arg(long, env = "WICKETGATE_DEMO_OFFICIAL_APP_SECRET", hide_env_values = true, value_name = "SECRET", requires = "official_app_id")]
+    official_app_secret: Option<String>,
 }
 
-impl Ports {
-    fn from(first: u16) -> Result<Self, Failed> {
-        let next = |step: u16| {
-            first
-                .checked_add(step)
-                .filter(|_| first > 0)
-                .ok_or_else(|| Failed::Usage("that is no port with three more behind it; write one up to 65532".to_owned()))
-        };
-        Ok(Self { gate: first, admin: next(1)?, issuer: next(2)?, service: next(3)? })
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let span = Span::parse(text)?;
+    match span.0.subsec_nanos() == 0 && !span.0.is_zero() {
+        true => Ok(span.0),
+        false => Err("an issuer counts in whole seconds, at least one".to_owned()),
     }
 }
 
 pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
-    say!("DEMO: made-up keys, clients and weather, on this machine only. Never use it for anything real.");
-    let ports = Ports::from(arguments.port)?;
-    let resource = format!("http://127.0.0.1:{}", ports.gate);
-    let taken = |what: &str, port: u16| {
-        let what = what.to_owned();
-        move |error: std::io::Error| Failed::Unavailable(format!("{what}: 127.0.0.1:{port}: {error}; choose other ports with --port"))
+    say!("DEMO: made-up people, keys and weather, on this machine only. Never use it for anything real.");
+    let ports = Ports::from(arguments.port);
+    let ports = ports.ok_or_else(|| Failed::Usage("--port has no six ports behind it; write one from 1 to 65529".to_owned()))?;
+    let embedded = match &arguments.external.issuer {
+        Some(_) => None,
+        None => {
+            let lifetime = i64::try_from(arguments.token_lifetime.as_secs()).ok();
+            let started = Issuer::start(loopback(ports.issuer), stage::tenant(&ports, lifetime)).await;
+            Some(started.map_err(taken("issuer", ports.issuer))?)
+        }
     };
-    let settings = Settings {
-        resources: vec![Resource::new(&resource, &[("read:weather", "Read the forecast"), ("write:weather", "Change the forecast")])],
-        applications: vec![Application::machine("weatherbot", "weatherbot-secret", &["read:weather", "write:weather"])],
-        ..Settings::default()
-    };
-    let issuer = Issuer::start(loopback(ports.issuer), settings).await.map_err(taken("issuer", ports.issuer))?;
+    let issuer = embedded.as_ref().map(Issuer::url).or(arguments.external.issuer.as_deref()).unwrap_or_default().to_owned();
     let weather = Weather::start(loopback(ports.service)).await.map_err(taken("weather service", ports.service))?;
-    let directory = OwnDirectory::new().map_err(|error| Failed::Unavailable(format!("no directory for the configuration: {error}")))?;
-    let path = directory.0.join("wicketgate.yaml");
-    let written = std::fs::write(&path, configuration(&ports, &resource, issuer.url()));
-    written.map_err(|error| Failed::Unavailable(format!("{}: {error}", path.display())))?;
-    let (source, loaded) = load(path.clone())?;
-    let log = Arc::new(observe::start_log(&loaded.policy.log).map_err(Failed::Internal)?);
+    let file = arguments.config.clone().unwrap_or_else(|| format!("wicketgate-demo-{}.yaml", ports.gate).into());
+    let file = std::path::absolute(&file).unwrap_or(file);
+    let clients = start_clients(&arguments.external, &ports, &issuer, embedded.clone(), &file).await?;
+    let config = ConfigFile::write(file, stage::configuration(&ports, &issuer))?;
+    let (source, loaded) = load(config.path.clone())?;
+    // Until it is dropped: then what is queued is written.
+    let _terminal = terminal::start().map_err(Failed::Internal)?;
     let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
-    let app = App::start(source, loaded, Some(log)).await.map_err(|error| match error {
+    let app = App::start(source, loaded, None).await.map_err(|error| match error {
         StartError::Unavailable(reason) => Failed::Unavailable(format!("{reason}; choose other ports with --port")),
         other => other.into(),
     })?;
-    say!("{}", banner(&ports, &resource, issuer.url(), &path.display().to_string()));
+    let start_page = stage::url(ports.start_page);
+    say!(
+        "\n  Open {start_page} in a browser. Ctrl-C ends everything.\n  The gate's configuration, to be changed while this runs: {}\n",
+        config.path.display()
+    );
+    if arguments.open
+        && let Err(error) = open::that_detached(&start_page)
+    {
+        say!("  No browser could be opened ({error}); open the address by hand.\n");
+    }
     app.run(signals).await;
-    issuer.stop().await;
+    clients.stop().await;
+    if let Some(issuer) = embedded {
+        issuer.stop().await;
+    }
     weather.stop().await;
     Ok(())
 }
 
-/// A directory that was not there before, that nobody else may write to, and that goes with the demo.
-struct OwnDirectory(PathBuf);
+/// A party's port is not to be had: which one, why, and what to do.
+fn taken(party: &'static str, port: u16) -> impl Fn(io::Error) -> Failed {
+    move |error| Failed::Unavailable(format!("{party}: {}: {error}; choose other ports with --port", loopback(port)))
+}
 
-impl OwnDirectory {
-    fn new() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("wicketgate-demo-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+/// The parties that have pages.
+struct Clients {
+    official_app: Option<OfficialApp>,
+    weatherbot: WeatherBot,
+    start_page: StartPage,
+}
+
+impl Clients {
+    async fn stop(&self) {
+        if let Some(app) = &self.official_app {
+            app.stop().await;
+        }
+        self.weatherbot.stop().await;
+        self.start_page.stop().await;
     }
 }
 
-impl Drop for OwnDirectory {
+/// The gate's configuration as a file that the user sees and may change.
+struct ConfigFile {
+    path: PathBuf,
+    text: String,
+}
+
+/// The first words of a file that a demo wrote.
+const WRITTEN_BY_DEMO: &str = "# The running demo's gate.";
+
+impl ConfigFile {
+    /// Sets aside what an earlier demo left, since it may hold changes, and takes the place of nothing else.
+    fn write(path: PathBuf, text: String) -> Result<Self, Failed> {
+        let failed = |error: io::Error| Failed::Unavailable(format!("{}: {error}; choose another place with --config", path.display()));
+        match std::fs::read_to_string(&path) {
+            Ok(found) if found.starts_with(WRITTEN_BY_DEMO) => {
+                let aside = path.with_extension("yaml.old");
+                std::fs::rename(&path, &aside).map_err(failed)?;
+                say!("{} had changes from an earlier demo; they are now in {}.", path.display(), aside.display());
+            }
+            Ok(_) => return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no demo wrote it"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        // New, so that no link of somebody else's is followed.
+        let mut file = std::fs::File::create_new(&path).map_err(failed)?;
+        io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
+        Ok(Self { path, text })
+    }
+}
+
+impl Drop for ConfigFile {
+    /// It goes with the demo, unless the user has changed it.
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        match std::fs::read_to_string(&self.path) {
+            Ok(found) if found == self.text => {
+                let _ = std::fs::remove_file(&self.path);
+            }
+            Ok(_) => say!("{} has your changes and stays.", self.path.display()),
+            Err(_) => {}
+        }
     }
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
-
-fn configuration(ports: &Ports, resource: &str, issuer: &str) -> String {
-    let Ports { gate, admin, service, .. } = ports;
-    format!(
-        "# The configuration of the running demo. Change it and save: the gate takes it over at once.
-listen: 127.0.0.1:{gate}
-admin: 127.0.0.1:{admin}
-issuer: {issuer}
-
-services:
-  - name: weather
-    resource: {resource}
-    upstream: http://127.0.0.1:{service}
-    routes:
-      GET /healthz: public
-      GET /forecast/{{city}}: read:weather
-      POST /forecast/{{city}}: write:weather
-      GET /me/saved-cities: read:weather
-
-log: {{ format: text }}
-shutdown: {{ delay: 1ms, deadline: 5s }}
-reload: {{ interval: 500ms }}
-"
-    )
-}
-
-fn banner(ports: &Ports, resource: &str, issuer: &str, config: &str) -> String {
-    let Ports { gate, admin, service, .. } = ports;
-    let token_url = format!("{issuer}/token");
-    format!(
-        "
-  gate     http://127.0.0.1:{gate}      the only door to the weather service
-  admin    http://127.0.0.1:{admin}      /metrics /readyz?verbose /status
-  issuer   {issuer}  plays Logto
-  service  http://127.0.0.1:{service}      knows nothing of tokens
-  config   {config}  change it while this runs
-
-Paste these into another terminal:
-
-  # 1. No token: 401, and where to get one
-  curl -i http://127.0.0.1:{gate}/forecast/oslo
-
-  # 2. What an agent reads next
-  curl -s http://127.0.0.1:{gate}/.well-known/oauth-protected-resource
-
-  # 3. WeatherBot gets a token for this resource, with the scope of the challenge
-  TOKEN=$(curl -s -u weatherbot:weatherbot-secret -d grant_type=client_credentials -d resource={resource} -d scope=read:weather {token_url} | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')
-
-  # 4. With the token: 200, and the headers that the service received
-  curl -s -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:{gate}/forecast/oslo
-
-  # 5. Writing needs another scope: 403, and what to ask for
-  curl -i -X POST -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:{gate}/forecast/oslo
-
-  # 6. A token with the scopes of that challenge: 201
-  TOKEN=$(curl -s -u weatherbot:weatherbot-secret -d grant_type=client_credentials -d resource={resource} -d 'scope=write:weather read:weather' {token_url} | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')
-  curl -i -X POST -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:{gate}/forecast/oslo
-
-Ctrl-C ends everything.
-
-"
-    )
+async fn start_clients(
+    external: &ExternalIssuer,
+    ports: &Ports,
+    issuer: &str,
+    controls: Option<Issuer>,
+    config: &Path,
+) -> Result<Clients, Failed> {
+    let given = |id: &Option<String>, secret: &Option<String>| {
+        let credentials = id.clone().zip(secret.clone());
+        credentials.map(|(id, secret)| Credentials { id, secret })
+    };
+    let (official, bot) = match controls {
+        Some(_) => (Some(Credentials::official_app()), Some(Credentials::weatherbot())),
+        None => {
+            (given(&external.official_app_id, &external.official_app_secret), given(&external.weatherbot_id, &external.weatherbot_secret))
+        }
+    };
+    let bot = bot.ok_or_else(|| Failed::Usage("--issuer needs --weatherbot-id and --weatherbot-secret".to_owned()))?;
+    let (api, start_page) = (stage::url(ports.gate), stage::url(ports.start_page));
+    let mut official_app = None;
+    if let Some(Credentials { id, secret }) = official {
+        let settings = OfficialAppSettings {
+            client_id: id,
+            client_secret: secret,
+            issuer: issuer.to_owned(),
+            api: api.clone(),
+            resource: ports.resource(),
+            start_page: start_page.clone(),
+        };
+        let started = OfficialApp::start(loopback(ports.official_app), settings).await;
+        official_app = Some(started.map_err(taken("official app", ports.official_app))?);
+    }
+    let settings = WeatherBotSettings {
+        client_id: bot.id,
+        client_secret: bot.secret,
+        issuer: issuer.to_owned(),
+        api: api.clone(),
+        start_page,
+        controls: controls.clone(),
+    };
+    let weatherbot = WeatherBot::start(loopback(ports.weatherbot), settings).await.map_err(taken("WeatherBot", ports.weatherbot))?;
+    let settings = StartPageSettings {
+        official_app: stage::url(ports.official_app),
+        weatherbot: stage::url(ports.weatherbot),
+        gate: api,
+        admin: stage::url(ports.admin),
+        issuer: issuer.to_owned(),
+        resource: ports.resource(),
+        service: stage::url(ports.service),
+        config_path: config.display().to_string(),
+        external_issuer: controls.is_none(),
+    };
+    let start_page = StartPage::start(loopback(ports.start_page), settings).await.map_err(taken("start page", ports.start_page))?;
+    Ok(Clients { official_app, weatherbot, start_page })
 }

@@ -27,7 +27,8 @@ impl Span {
         Self(Duration::from_secs(count))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// From a whole number and a unit, or what is wrong and how to write it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         quantity(text, &SPAN_UNITS)
             .map(Self::milliseconds)
             .ok_or_else(|| "no duration; write a whole number and a unit, as in 250ms, 30s, 5m or 24h".to_owned())

@@ -5,7 +5,9 @@
 
 pub mod issuer;
 pub mod official_app;
+pub mod stage;
 pub mod start_page;
+pub mod terminal;
 pub mod weather;
 pub mod weatherbot;
 
