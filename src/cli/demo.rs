@@ -15,6 +15,15 @@ use crate::demo::{
 };
 use crate::shutdown::Signals;
 
+pub const EXAMPLES: &str = "\
+Everything listens on loopback only; people, keys and tokens are made up at each start.
+
+Examples:
+  wicketgate demo --open                           from the start page, click through the story
+  wicketgate demo --token-lifetime 20s             see an agent renew an expired token by itself
+  WICKETGATE_DEMO_WEATHERBOT_SECRET=... wicketgate demo --issuer https://my-tenant.logto.app/oidc --weatherbot-id ...
+                                                   the same story with a tenant of your own (docs/guide.md)";
+
 #[derive(Debug, Args)]
 pub struct DemoArguments {
     /// The gate's port; the other parties take the six that follow

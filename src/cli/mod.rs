@@ -32,16 +32,30 @@ pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_UNAVAILABLE: u8 = 69;
 pub const EXIT_INTERNAL: u8 = 70;
 
-const EXAMPLES: &str = "\
-Examples:
-  wicketgate demo                                  see the whole story on this machine, nothing to set up
-  wicketgate check --config wicketgate.yaml        every fault of a configuration, or a summary of its routes
+#[cfg(feature = "demo")]
+macro_rules! demo_example {
+    () => {
+        "  wicketgate demo --open                           watch the whole story in a browser, nothing to set up\n"
+    };
+}
+#[cfg(not(feature = "demo"))]
+macro_rules! demo_example {
+    () => {
+        ""
+    };
+}
+
+const EXAMPLES: &str = concat!(
+    "Examples:\n",
+    demo_example!(),
+    "  wicketgate check --config wicketgate.yaml        every fault of a configuration, or a summary of its routes
   wicketgate run --config wicketgate.yaml          serve
   wicketgate explain GET /forecast/oslo            what would happen to this request, and why
   wicketgate schema > wicketgate.schema.json       for completion and checks in an editor
 
 Exit codes: 0 good, 64 a fault in the configuration or the command line, 69 something needed is not there
-(a port is taken, the issuer cannot be reached), 70 an internal error.";
+(a port is taken, the issuer cannot be reached), 70 an internal error."
+);
 
 /// An authenticating reverse proxy: it lets a request through on the caller's own ticket.
 #[derive(Debug, Parser)]
@@ -77,9 +91,9 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Print the JSON Schema of the configuration
     Schema,
-    /// Show it all on this machine: gate, issuer and a service, with commands to try
+    /// Live the whole story in a browser: an official app, an agent, sign-in and consent, a service, the gate between them
     #[cfg(feature = "demo")]
-    #[command(after_help = "Everything listens on loopback only; keys and tokens are made up at each start.")]
+    #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArguments),
     /// Ask a running gate whether it is alive (for a container's health check)
     Healthcheck(healthcheck::HealthcheckArguments),
