@@ -95,6 +95,7 @@ pub fn tenant(ports: &Ports, token_lifetime_seconds: Option<i64>) -> Settings {
         applications: known.applications,
         users,
         token_lifetime_seconds: token_lifetime_seconds.unwrap_or(defaults.token_lifetime_seconds),
+        ..defaults
     }
 }
 
