@@ -11,8 +11,10 @@ pub mod weatherbot;
 
 mod event;
 mod kept;
+mod oauth_client;
 mod page;
 mod server;
+mod wire;
 
 pub use issuer::Issuer;
 pub use official_app::{OfficialApp, OfficialAppSettings};
