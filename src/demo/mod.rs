@@ -14,6 +14,7 @@ mod kept;
 mod oauth_client;
 mod page;
 mod server;
+mod session;
 mod wire;
 
 pub use issuer::Issuer;

@@ -21,7 +21,7 @@ const SECRET_PARAMETERS: [&str; 10] =
 /// Members of JSON answers. A `code` is none of them: there it is the name of an error.
 const SECRET_MEMBERS: [&str; 4] = ["access_token", "client_secret", "id_token", "refresh_token"];
 
-/// Who sends and who receives.
+/// Who sends and who receives. The client is WeatherBot, the one party that shows its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
     Browser,
@@ -31,6 +31,15 @@ pub enum Party {
 }
 
 impl Party {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Browser => "Browser",
+            Self::Client => "WeatherBot",
+            Self::Gate => "Gate",
+            Self::Issuer => "Issuer",
+        }
+    }
+
     /// Its place in the picture, from the left.
     pub fn lane(self) -> u8 {
         match self {

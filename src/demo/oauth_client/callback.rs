@@ -17,7 +17,7 @@ pub enum Answered {
 }
 
 /// Why a callback is no answer to anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallbackFault {
     #[error("Nothing was asked of the issuer from this browser, or its answer was used already.")]
     NothingPending,
@@ -29,6 +29,9 @@ pub enum CallbackFault {
     IssuerMissing,
     #[error("The answer holds neither one code nor an error.")]
     CodeMissing,
+    /// For a party that can do nothing about the error.
+    #[error("The issuer answered with an error: {error}. {description}")]
+    Refused { error: String, description: String },
 }
 
 /// Checks a callback against what is pending in the session of the browser that brought it.

@@ -7,7 +7,6 @@ mod callback;
 mod challenge;
 mod discovery;
 mod exchange;
-
 mod id_token;
 
 use std::io;
