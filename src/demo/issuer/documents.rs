@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::faults::Fault;
+use super::scopes::OPENID_SCOPES;
 use crate::demo::server::{self, Reply};
 
 const CORS: HeaderValue = HeaderValue::from_static("*");
@@ -31,11 +32,23 @@ pub fn metadata(state: &State, fault: Option<Fault>) -> Document {
     let body = json!({
         "issuer": issuer,
         "jwks_uri": format!("{url}/jwks"),
+        "authorization_endpoint": format!("{url}/auth"),
+        "authorization_response_iss_parameter_supported": true,
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "code_challenge_methods_supported": ["S256"],
+        "prompt_values_supported": ["none", "login", "consent"],
+        "claims_parameter_supported": false,
+        "request_parameter_supported": false,
+        "request_uri_parameter_supported": false,
         "token_endpoint": format!("{url}/token"),
-        "grant_types_supported": ["client_credentials"],
-        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-        "scopes_supported": ["openid", "offline_access", "profile", "email"],
-        "claims_supported": ["sub", "iss"],
+        "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        "scopes_supported": OPENID_SCOPES,
+        "claims_supported": [
+            "sub", "name", "preferred_username", "username", "picture", "created_at", "updated_at",
+            "email", "email_verified", "sid", "auth_time", "nonce", "iss",
+        ],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": [state.keys.current().algorithm.name()],
     });

@@ -40,11 +40,16 @@ impl Grants {
         self.0.get(id)
     }
 
+    /// The one of this session and application, if the user has allowed anything yet.
+    pub fn of(&self, session: &str, subject: &str, client_id: &str) -> Option<&Grant> {
+        let mut grants = self.0.iter().map(|(_, grant)| grant);
+        grants.find(|grant| grant.session == session && grant.subject == subject && grant.client_id == client_id)
+    }
+
     /// The one of this session and application, or a new one that allows nothing yet.
     pub fn of_session(&mut self, session: &str, subject: &str, client_id: &str) -> Option<&mut Grant> {
-        let known = self.0.iter().find(|(_, grant)| grant.session == session && grant.subject == subject && grant.client_id == client_id);
-        let id = match known {
-            Some((id, _)) => id.to_owned(),
+        let id = match self.of(session, subject, client_id) {
+            Some(known) => known.id.clone(),
             None => {
                 let (id, issued_at) = (new_id(), clock::unix_now());
                 let grant = Grant {

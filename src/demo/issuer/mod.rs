@@ -2,17 +2,33 @@
 //!
 //! It can do what a test needs of an issuer: change its keys, count who asks, sign anything, fail in many ways, and stop.
 
+mod authorize;
+mod client;
+mod code;
+mod consent;
 mod documents;
 mod faults;
 mod grants;
+mod id_token;
+mod interaction;
+mod notice;
+mod refresh;
+mod refusal;
+mod scopes;
+mod session;
+mod sign_in;
 mod signing;
 mod tenant;
 mod token_endpoint;
+mod tokens;
+#[cfg(test)]
+mod visitor;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::error::Unspecified;
 use http::Request;
@@ -23,13 +39,19 @@ pub use faults::Fault;
 pub use signing::SigningAlgorithm;
 pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Scope, Tenant, User};
 
+use super::kept::Kept;
+use super::page;
 use super::server::{self, Reply, Server};
 use crate::clock;
+use code::Code;
 use documents::Document;
 use faults::MOVED;
-use grants::Grants;
+use grants::{Grant, Grants};
+use interaction::Interaction;
+use refusal::Refusal;
+use session::Session;
 use signing::{Keys, SigningKey, random_text};
-use token_endpoint::Refusal;
+use tokens::Tokens;
 
 /// What the issuer starts with.
 #[derive(Clone)]
@@ -38,13 +60,45 @@ pub struct Settings {
     pub applications: Vec<Application>,
     pub users: Vec<User>,
     pub token_lifetime_seconds: i64,
+    pub lifetimes: Lifetimes,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { resources: Vec::new(), applications: Vec::new(), users: Vec::new(), token_lifetime_seconds: TOKEN_LIFETIME_SECONDS }
+        Self {
+            resources: Vec::new(),
+            applications: Vec::new(),
+            users: Vec::new(),
+            token_lifetime_seconds: TOKEN_LIFETIME_SECONDS,
+            lifetimes: Lifetimes::default(),
+        }
     }
 }
+
+/// How long what is on its way stays good.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    pub interaction: Duration,
+    pub session: Duration,
+    pub code: Duration,
+    /// For which a refresh token that was replaced is still accepted.
+    pub refresh_reuse: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            interaction: Duration::from_secs(10 * 60),
+            session: Duration::from_secs(14 * 24 * 3600),
+            code: Duration::from_secs(60),
+            refresh_reuse: Duration::from_secs(3),
+        }
+    }
+}
+
+const INTERACTIONS_MAX: usize = 1000;
+const SESSIONS_MAX: usize = 1000;
+const CODES_MAX: usize = 1000;
 
 /// Logto's default.
 const TOKEN_LIFETIME_SECONDS: i64 = 3600;
@@ -101,8 +155,15 @@ impl Issuer {
         let listener = server::bind(address).await?;
         let state = Arc::new(State {
             url: format!("http://{}/oidc", listener.local_addr()?),
+            address: listener.local_addr()?,
             tenant: Mutex::new(Tenant { resources: settings.resources, applications: settings.applications, users: settings.users }),
             grants: Mutex::default(),
+            interactions: Mutex::new(Kept::new(settings.lifetimes.interaction, INTERACTIONS_MAX)),
+            sessions: Mutex::new(Kept::new(settings.lifetimes.session, SESSIONS_MAX)),
+            codes: Mutex::new(Kept::new(settings.lifetimes.code, CODES_MAX)),
+            tokens: Mutex::new(Tokens::new(Duration::from_secs(settings.token_lifetime_seconds.unsigned_abs()))),
+            lifetimes: settings.lifetimes,
+            started_at: clock::unix_now(),
             token_lifetime_seconds: settings.token_lifetime_seconds,
             keys: Keys::generate(SigningAlgorithm::default()).map_err(io::Error::other)?,
             fault: Mutex::default(),
@@ -176,11 +237,22 @@ fn or_empty(token: Result<String, Unspecified>) -> String {
     })
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What the endpoints share.
 pub struct State {
     pub url: String,
+    address: SocketAddr,
     tenant: Mutex<Tenant>,
     grants: Mutex<Grants>,
+    interactions: Mutex<Kept<Interaction>>,
+    sessions: Mutex<Kept<Session>>,
+    codes: Mutex<Kept<Code>>,
+    tokens: Mutex<Tokens>,
+    lifetimes: Lifetimes,
+    started_at: i64,
     token_lifetime_seconds: i64,
     pub keys: Keys,
     fault: Mutex<Option<Fault>>,
@@ -192,11 +264,27 @@ pub struct State {
 impl State {
     /// The tenant as it is now. Two locks are never held at once.
     pub fn tenant(&self) -> MutexGuard<'_, Tenant> {
-        self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tenant)
     }
 
     pub fn grants(&self) -> MutexGuard<'_, Grants> {
-        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.grants)
+    }
+
+    fn interactions(&self) -> MutexGuard<'_, Kept<Interaction>> {
+        lock(&self.interactions)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Kept<Session>> {
+        lock(&self.sessions)
+    }
+
+    fn codes(&self) -> MutexGuard<'_, Kept<Code>> {
+        lock(&self.codes)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        lock(&self.tokens)
     }
 
     /// Seconds that an access token for this resource lives.
@@ -245,8 +333,26 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
             state.token.fetch_add(1, Ordering::Relaxed);
             token_endpoint::answer(&state, request).await
         }
+        ("GET" | "POST", "/oidc/auth" | "/sign-in" | "/consent") => show(&state, request).await,
+        ("GET", "/style.css") => page::style(),
         _ => Refusal::unknown_route(method, path).reply(&state.url),
     }
+}
+
+/// What people come to with their browsers.
+async fn show(state: &State, request: Request<Incoming>) -> Reply {
+    let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
+    if let Some(elsewhere) = page::wrong_host(state.address, request.headers(), asked) {
+        return elsewhere;
+    }
+    let reply = match (request.method().as_str(), request.uri().path()) {
+        (_, "/oidc/auth") => Ok(authorize::answer(state, request).await),
+        ("GET", "/sign-in") => Ok(sign_in::show(state, &request)),
+        (_, "/sign-in") => sign_in::answer(state, request).await,
+        ("GET", _) => consent::show(state, &request),
+        _ => consent::answer(state, request).await,
+    };
+    reply.unwrap_or_else(|refusal| refusal.reply(&state.url))
 }
 
 async fn publish(state: &State, request: &Request<Incoming>, document: fn(&State, Option<Fault>) -> Document) -> Reply {

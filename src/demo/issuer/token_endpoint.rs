@@ -1,25 +1,25 @@
 //! The token endpoint (RFC 6749 §3.2): authenticates a client and gives it an access token, with Logto's words for every no.
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::error::Unspecified;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use url::form_urlencoded;
 
-use super::signing::random_text;
-use super::{Application, Resource, State, TokenRequest};
+use super::client::{self, Parameters};
+use super::refusal::Refusal;
+use super::{Application, Resource, State, TokenRequest, code, refresh, tokens};
 use crate::demo::server::{self, Reply};
 
 pub async fn answer(state: &State, request: Request<Incoming>) -> Reply {
-    let mut reply = match grant(state, request).await {
+    let reply = match grant(state, request).await {
         Ok(granted) => server::json(StatusCode::OK, &granted),
         Err(refusal) => refusal.reply(&state.url),
     };
+    for_programs(reply)
+}
+
+/// RFC 6749 §5.1, and what lets a program in a browser read it.
+pub fn for_programs(mut reply: Reply) -> Reply {
     let headers = reply.headers_mut();
-    // RFC 6749 §5.1.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("WWW-Authenticate"));
@@ -27,30 +27,28 @@ pub async fn answer(state: &State, request: Request<Incoming>) -> Reply {
 }
 
 async fn grant(state: &State, request: Request<Incoming>) -> Result<Value, Refusal> {
-    let (head, body) = request.into_parts();
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
-        return Err(Refusal::invalid_request("only application/x-www-form-urlencoded content-type bodies are supported on POST /token"));
-    }
-    let body = server::read_body(body).await.map_err(|status| Refusal { status, ..Refusal::invalid_request("failed to read the body") })?;
-    let form = Form(form_urlencoded::parse(&body).into_owned().collect());
-    let client = authenticate(state, &head.headers, &form)?;
-    match form.one("grant_type")? {
-        Some("client_credentials") => client_credentials(state, &client, &form),
-        Some(_) => Err(Refusal::new("unsupported_grant_type", "unsupported grant_type requested")),
-        None => Err(Refusal::invalid_request("missing required parameter 'grant_type'")),
+    let (head, parameters) = client::read(request).await?;
+    let client = client::authenticate(state, &head.headers, &parameters)?;
+    match parameters.required("grant_type")? {
+        "authorization_code" => code::exchange(state, &client, &parameters),
+        "refresh_token" => refresh::exchange(state, &client, &parameters),
+        // RFC 6749 §4.4: only who can keep a secret.
+        "client_credentials" if client.kind.is_confidential() => client_credentials(state, &client, &parameters),
+        "client_credentials" => Err(Refusal::new("unauthorized_client", "requested grant type is not allowed for this client")),
+        _ => Err(Refusal::new("unsupported_grant_type", "unsupported grant_type requested")),
     }
 }
 
 /// RFC 6749 §4.4, for a machine that acts for itself.
-fn client_credentials(state: &State, client: &Application, form: &Form) -> Result<Value, Refusal> {
+fn client_credentials(state: &State, client: &Application, form: &Parameters) -> Result<Value, Refusal> {
     let Some(resource) = form.one("resource")? else {
         // Logto itself refuses a machine that names no resource (`invalid_target`) and gives this token to users'
         // applications only. Here it is had without signing in, since a gate must be tried with one.
-        return Ok(json!({ "access_token": random_text()?, "expires_in": state.token_lifetime_seconds, "token_type": "Bearer" }));
+        let token = tokens::keep_opaque(state, None, &client.id, client, Vec::new())?;
+        return Ok(json!({ "access_token": token, "expires_in": state.token_lifetime_seconds, "token_type": "Bearer" }));
     };
     let resource = state.tenant().resource(resource).cloned();
-    let resource = resource.ok_or_else(|| Refusal::new("invalid_target", "resource indicator is missing, or unknown"))?;
+    let resource = resource.ok_or_else(Refusal::invalid_target)?;
     let lifetime = state.lifetime(&resource);
     let scope = granted_scope(client, &resource, form.one("scope")?.unwrap_or_default());
     let token = state.access_token(TokenRequest {
@@ -80,111 +78,13 @@ fn granted_scope(client: &Application, resource: &Resource, requested: &str) -> 
     (!granted.is_empty()).then(|| granted.join(" "))
 }
 
-fn authenticate(state: &State, headers: &HeaderMap, form: &Form) -> Result<Application, Refusal> {
-    let basic = headers.get(header::AUTHORIZATION).map(basic_credentials).transpose()?;
-    let posted = form.one("client_secret")?;
-    let (id, secret) = match (basic, form.one("client_id")?, posted) {
-        (Some(_), _, Some(_)) => {
-            return Err(Refusal::invalid_request("client authentication must only be provided using one mechanism"));
-        }
-        (Some((basic, _)), Some(id), None) if basic != id => {
-            return Err(Refusal::invalid_request("mismatch in body and authorization client ids"));
-        }
-        (Some(credentials), _, None) => credentials,
-        (None, Some(id), Some(secret)) => (id.to_owned(), secret.to_owned()),
-        (None, _, _) => return Err(Refusal::invalid_request("no client authentication mechanism provided")),
-    };
-    let client = state.tenant().application(&id).cloned();
-    let client = client.ok_or_else(|| Refusal::new("invalid_client", format!("invalid client {id}")))?;
-    // A client without a secret is a public one, which cannot prove who it is.
-    if client.secret.is_empty() || verify_slices_are_equal(client.secret.as_bytes(), secret.as_bytes()).is_err() {
-        return Err(Refusal { status: StatusCode::UNAUTHORIZED, ..Refusal::new("invalid_client", "client authentication failed") });
-    }
-    Ok(client)
-}
-
-/// RFC 6749 §2.3.1: both are form-encoded before they become user-id and password.
-fn basic_credentials(value: &HeaderValue) -> Result<(String, String), Refusal> {
-    let malformed = || Refusal::invalid_request("invalid authorization header value format");
-    let (scheme, encoded) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(malformed)?;
-    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"));
-    let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(malformed)?;
-    let (id, secret) = decoded.split_once(':').ok_or_else(malformed)?;
-    Ok((form_decode(id), form_decode(secret)))
-}
-
-fn form_decode(component: &str) -> String {
-    // Who forgot to encode may have left an `&`, which would end a form's value.
-    let pair = format!("value={}", component.replace('&', "%26"));
-    form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
-}
-
-struct Form(Vec<(String, String)>);
-
-impl Form {
-    /// RFC 6749 §3.2: no parameter twice, and one without a value is as if left out.
-    fn one(&self, name: &str) -> Result<Option<&str>, Refusal> {
-        let mut values = self.0.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
-        let first = values.next();
-        match values.next() {
-            Some(_) => Err(Refusal::invalid_request(format!("'{name}' parameter must not be provided twice"))),
-            None => Ok(first.filter(|value| !value.is_empty())),
-        }
-    }
-}
-
-/// An error response (RFC 6749 §5.2) as Logto words it.
-pub struct Refusal {
-    status: StatusCode,
-    error: &'static str,
-    description: String,
-}
-
-impl Refusal {
-    fn new(error: &'static str, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into() }
-    }
-
-    fn invalid_request(description: impl Into<String>) -> Self {
-        Self::new("invalid_request", description)
-    }
-
-    /// For an address that the issuer does not have.
-    pub fn unknown_route(method: &str, path: &str) -> Self {
-        let path = path.strip_prefix("/oidc").unwrap_or(path);
-        let description = format!("unrecognized route or not allowed method ({method} on {path})");
-        Self { status: StatusCode::NOT_FOUND, ..Self::invalid_request(description) }
-    }
-
-    pub fn reply(&self, issuer: &str) -> Reply {
-        let Self { status, error, description } = self;
-        let code = format!("oidc.{error}");
-        let message = match *error {
-            "invalid_request" => "Request is invalid.".to_owned(),
-            "invalid_target" => "Invalid resource indicator.".to_owned(),
-            _ => format!("An OIDC error occurred: {code}."),
-        };
-        let body = json!({ "code": code, "message": message, "error": error, "error_description": description });
-        let mut reply = server::json(*status, &body);
-        if *status == StatusCode::UNAUTHORIZED {
-            let challenge = format!(r#"Basic realm="{issuer}", error="{error}", error_description="{description}""#);
-            reply.headers_mut().extend(HeaderValue::from_str(&challenge).ok().map(|value| (header::WWW_AUTHENTICATE, value)));
-        }
-        reply
-    }
-}
-
-impl From<Unspecified> for Refusal {
-    fn from(_: Unspecified) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..Self::new("server_error", "no token could be made") }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
+    use base64::Engine;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use http::HeaderMap;
     use reqwest::RequestBuilder;
 
     use super::*;
