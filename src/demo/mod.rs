@@ -10,6 +10,7 @@ pub mod weather;
 pub mod weatherbot;
 
 mod event;
+mod forecast;
 mod kept;
 mod oauth_client;
 mod page;

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use callback::{Answered, CallbackFault, check as check_callback};
 pub use challenge::Challenge;
-pub use discovery::{IssuerMetadata, ResourceMetadata, issuer_metadata, resource_metadata};
+pub use discovery::{IssuerMetadata, resource_metadata};
 pub use exchange::{Answer, Http};
 pub use id_token::Person;
 
@@ -111,7 +111,7 @@ impl Client {
 
     /// The issuer's metadata, as of now.
     pub async fn discover(&self, wire: &mut Wire) -> Result<Arc<IssuerMetadata>, Trouble> {
-        issuer_metadata(&self.http, wire, &self.issuer).await.map(Arc::new)
+        discovery::issuer_metadata(&self.http, wire, &self.issuer).await.map(Arc::new)
     }
 
     /// Where to send the browser (RFC 6749 §4.1.1), with PKCE (RFC 7636), a nonce, and the resource (RFC 8707).

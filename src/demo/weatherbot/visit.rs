@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::question::{Kind, Question};
-use crate::demo::oauth_client::{IssuerMetadata, Pending, Person, Tokens, said};
+use crate::demo::forecast::{Day, days, saved_cities};
+use crate::demo::oauth_client::{IssuerMetadata, Pending, Person, Tokens};
 use crate::demo::wire::Wire;
 
 const TURNS_MAX: usize = 40;
 const RECORDS_MAX: usize = 6;
-const ITEMS_MAX: usize = 10;
 
 /// Gone when the visitor wishes so, and with the process.
 #[derive(Default)]
@@ -67,28 +67,6 @@ pub struct Turn {
     pub offer: Option<String>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub struct Day {
-    pub name: String,
-    pub sky: String,
-    pub high: i64,
-    pub low: i64,
-}
-
-impl Day {
-    pub fn picture(&self) -> &'static str {
-        match self.sky.as_str() {
-            "clear" => "☀",
-            "cloudy" => "☁",
-            "fog" => "🌫",
-            "rain" => "🌧",
-            "snow" => "❄",
-            "storm" => "⛈",
-            _ => "·",
-        }
-    }
-}
-
 impl Visit {
     pub fn turns(&self) -> &VecDeque<Turn> {
         &self.turns
@@ -96,10 +74,6 @@ impl Visit {
 
     pub fn records(&self) -> &VecDeque<Record> {
         &self.records
-    }
-
-    pub fn subject(&self) -> Option<&str> {
-        self.access.as_ref().map(|access| access.person.subject.as_str())
     }
 
     pub fn asks(&mut self, text: &str) {
@@ -140,10 +114,10 @@ impl Visit {
         match &question.kind {
             Kind::Forecast { city } => {
                 turn.text = format!("This is the weather in {city}:");
-                turn.days = items(&answer["forecast"]).filter_map(day).collect();
+                turn.days = days(answer);
             }
             Kind::SavedCities => {
-                turn.cities = items(&answer["saved_cities"]).filter_map(Value::as_str).map(said).collect();
+                turn.cities = saved_cities(answer);
                 turn.text = match turn.cities.is_empty() {
                     true => "You saved no cities.".to_owned(),
                     false => "You saved these cities:".to_owned(),
@@ -158,20 +132,8 @@ impl Visit {
     }
 }
 
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten().take(ITEMS_MAX)
-}
-
-fn day(day: &Value) -> Option<Day> {
-    let text = |name: &str| day[name].as_str().map(said);
-    let number = |name: &str| day[name].as_i64();
-    Some(Day { name: text("day")?, sky: text("sky")?, high: number("high_celsius")?, low: number("low_celsius")? })
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -183,18 +145,5 @@ mod tests {
         }
         assert_eq!((visit.turns.len(), visit.records.len()), (TURNS_MAX, RECORDS_MAX));
         assert_eq!((visit.records[0].title.as_str(), visit.turns[0].text.as_str()), ("45", "6"));
-    }
-
-    #[test]
-    fn an_answer_of_an_unknown_shape_is_told_without_what_it_lacks() {
-        let mut visit = Visit::default();
-        let question = Question::understand("Oslo").unwrap();
-        visit.tell(
-            &question,
-            &json!({ "forecast": [{ "day": "today", "sky": "snow", "high_celsius": 1, "low_celsius": -4 }, { "day": 7 }] }),
-        );
-        assert_eq!(visit.turns[0].days, [Day { name: "today".to_owned(), sky: "snow".to_owned(), high: 1, low: -4 }]);
-        visit.tell(&question, &Value::Null);
-        assert!(visit.turns[1].days.is_empty());
     }
 }
