@@ -12,9 +12,13 @@ pub mod weather;
 pub mod weatherbot;
 
 mod event;
+mod forecast;
 mod kept;
+mod oauth_client;
 mod page;
 mod server;
+mod session;
+mod wire;
 
 pub use issuer::Issuer;
 pub use official_app::{OfficialApp, OfficialAppSettings};
