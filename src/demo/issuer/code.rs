@@ -102,7 +102,7 @@ fn proves(challenge: Option<&str>, verifier: Option<&str>) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::visitor::{CALLBACK, SECOND, VERIFIER, Visitor, WEATHER, exchange, part, refresh, start, start_with};
+    use super::super::visitor::{CALLBACK, Fields, SECOND, VERIFIER, Visitor, WEATHER, exchange, part, refresh, start, start_with};
     use super::super::{Issuer, Lifetimes};
     use super::*;
 
@@ -179,7 +179,7 @@ mod tests {
         let issuer = start().await;
         let code = code(&issuer, "official", &[]).await;
         let other = "b".repeat(43);
-        let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        let cases: &[(&str, Fields<'_>, &str)] = &[
             ("weatherbot", &[], "invalid_grant"),
             ("official", &[("redirect_uri", "http://127.0.0.1:9999/callback?tenant=a")], "invalid_grant"),
             ("official", &[("redirect_uri", "")], "invalid_request"),

@@ -160,7 +160,6 @@ mod tests {
 
     use super::super::Issuer;
     use super::super::visitor::{CALLBACK, Page, SECOND, Visitor, WEATHER, exchange, part, start};
-    use super::*;
 
     const ALL: &[(&str, &str)] = &[("scope", "openid offline_access profile email read:weather write:weather"), ("prompt", "consent")];
 
