@@ -6,7 +6,7 @@ use url::Url;
 
 use super::client::{self, Parameters};
 use super::refusal::Refusal;
-use super::scopes;
+use super::scopes::{self, OPENID_SCOPES};
 use super::{Application, State, interaction};
 use crate::demo::page;
 use crate::demo::server::{self, Reply};
@@ -142,7 +142,13 @@ fn asked(state: &State, client: &Application, redirect_uri: &str, parameters: &P
     let prompt = prompt(parameters.one("prompt")?)?;
     let challenge = challenge(client, parameters)?;
     let resources = resources(state, parameters)?;
-    let scopes = requested_scopes(client, prompt, kept(parameters, "scope")?.as_deref().unwrap_or_default())?;
+    let mut scopes = requested_scopes(client, prompt, kept(parameters, "scope")?.as_deref().unwrap_or_default())?;
+    // What nobody has cannot be given, and is not kept either.
+    let tenant = state.tenant();
+    let known =
+        |scope: &str| resources.iter().filter_map(|indicator| tenant.resource(indicator)).any(|resource| resource.scope(scope).is_some());
+    scopes.retain(|scope| OPENID_SCOPES.contains(&scope.as_str()) || known(scope));
+    drop(tenant);
     let max_age = parameters.one("max_age")?.map(|seconds| seconds.parse::<u32>().map(i64::from));
     let max_age_seconds = max_age.transpose().map_err(|_| Refusal::invalid_request("invalid max_age parameter value"))?;
     Ok(AuthorizationRequest {

@@ -55,7 +55,7 @@ pub fn exchange(state: &State, client: &Application, parameters: &Parameters) ->
     let code = redeem(state, client, parameters)?;
     let resource = tokens::resource(state, &code.authorization, parameters)?;
     let issued = tokens::issue(state, client, &code.authorization, &code.authorization.scopes, resource.as_ref(), code.nonce.as_deref())?;
-    event(&client.name, &format!("exchanges the code for {}", issued.user), &issued.decision(), &issued.reason(resource.as_ref()));
+    event(&client.name, &format!("exchanges the code for {}", issued.user), &issued.decision(), &issued.reason(client, resource.as_ref()));
     Ok(issued.response)
 }
 

@@ -16,7 +16,7 @@ use crate::demo::event::event;
 pub fn exchange(state: &State, client: &Application, parameters: &Parameters) -> Result<Value, Refusal> {
     let shown = parameters.required("refresh_token")?;
     let authorization = known(state, client, shown)?;
-    let (user, grant) = tokens::standing(state, &authorization).inspect_err(|_| {
+    tokens::standing(state, &authorization).inspect_err(|_| {
         event(&client.name, "refreshes a token", "refused", "the grant was revoked, or the user is suspended or gone");
     })?;
     let resource = tokens::resource(state, &authorization, parameters)?;
@@ -32,11 +32,10 @@ pub fn exchange(state: &State, client: &Application, parameters: &Parameters) ->
             asked
         }
     };
-    drop((user, grant));
     rotate(state, client, shown)?;
     // OpenID Connect Core §12.2: no nonce, which belongs to the request that was answered long ago.
     let issued = tokens::issue(state, client, &authorization, &asked, resource.as_ref(), None)?;
-    event(&client.name, &format!("refreshes its token for {}", issued.user), &issued.decision(), &issued.reason(resource.as_ref()));
+    event(&client.name, &format!("refreshes its token for {}", issued.user), &issued.decision(), &issued.reason(client, resource.as_ref()));
     Ok(issued.response)
 }
 
