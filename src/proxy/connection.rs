@@ -34,6 +34,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const RESET_STREAMS_MAX: usize = 50;
 /// After this long without a request, a connection is put to rest.
 const REST_AFTER: Duration = Duration::from_millis(250);
+/// How many times `limits.header_bytes` a head over HTTP/2 is read before h2 refuses it: that shows nowhere, so a client's
+/// ordinary mistake is to come as far as our own refusal.
+const HEADS_READ_MAX: usize = 2;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// How long a new connection may stay silent once the gate drains.
@@ -197,7 +200,7 @@ async fn serve_http2(
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(policy.limits.streams)
-        .max_header_list_size(u32::try_from(policy.limits.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(policy.limits.header_bytes.saturating_mul(HEADS_READ_MAX)).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
         .initial_connection_window_size(WINDOW_BYTES)

@@ -9,6 +9,7 @@ mod expectations;
 mod first_request;
 mod forwarding;
 mod http2;
+mod http2_limits;
 mod identity;
 mod issuer_down;
 mod keys;

@@ -77,6 +77,12 @@ impl Exchange {
         soon("an answer", self.response).await.unwrap()
     }
 
+    /// Waits for an error instead of an answer.
+    pub async fn fails(&mut self) {
+        let answer = soon("an error", &mut self.response).await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
+
     /// Reads the answer to its end.
     pub async fn answer(self) -> Answer {
         let response = self.head().await;
