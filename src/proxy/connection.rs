@@ -295,12 +295,18 @@ async fn idle(open: &AtomicUsize, begun: &AtomicUsize, limit: Duration) {
 
 fn reason(error: &hyper::Error) -> &'static str {
     match () {
-        () if error.is_timeout() => "timeout",
+        () if error.is_timeout() || is_deadline(error) => "timeout",
         () if error.is_parse_too_large() => "head_too_large",
         () if error.is_parse() => "no_http",
         () if error.is_incomplete_message() => "broke_off",
         () => "other",
     }
+}
+
+/// Whether one of the stream's own deadlines ended the connection, which hyper takes for a broken stream.
+fn is_deadline(error: &hyper::Error) -> bool {
+    let broken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    broken.is_some_and(|broken| broken.kind() == io::ErrorKind::TimedOut)
 }
 
 fn count(gate: &Gate, reason: &'static str) {

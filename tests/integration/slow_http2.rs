@@ -165,5 +165,6 @@ async fn a_connection_on_which_the_ends_of_answers_go_slowly_is_left_alone() {
         let answer = exchange.answer().await;
         assert!(answer.complete, "{} of {BODY_BYTES} bytes came", answer.body.len());
     }
+    in_flight(&gate, 0.0).await;
     client.closed().await;
 }
