@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FILE_LINES_MAX: usize = 430;
-const FUNCTION_LINES_MAX: usize = 75;
+const FILE_LINES_MAX: usize = 400;
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// A source file: its path below `src`, and its text up to its tests.
 struct Source {

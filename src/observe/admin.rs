@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -23,6 +24,7 @@ use crate::access::Snapshot;
 
 /// Scrapers and probes are few.
 const CONNECTIONS_MAX: usize = 128;
+const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// One question and its answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,17 +72,23 @@ async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminV
         };
         let view = view.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let view = view.clone();
-                async move { Ok::<_, Infallible>(answer(&request, address, &*view)) }
-            });
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
-            // Whoever does not read the answer may not keep others from theirs.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
+            serve(stream, CONNECTION_TIMEOUT, move |request| answer(request, address, &*view)).await;
             drop(permit);
         });
     }
+}
+
+/// Answers one question. Whoever does not ask, or does not read the answer, may not keep others from theirs.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    time_max: Duration,
+    answer: impl Fn(&Request<Incoming>) -> Response<Full<Bytes>>,
+) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request))));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+    builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
+    let _ = tokio::time::timeout(time_max, builder.serve_connection(TokioIo::new(stream), service)).await;
 }
 
 fn answer(request: &Request<Incoming>, address: SocketAddr, view: &dyn AdminView) -> Response<Full<Bytes>> {
@@ -172,4 +180,24 @@ fn typed(status: StatusCode, content_type: &'static str, body: String) -> Respon
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answer_is_given_up() {
+        const ANSWER_BYTES: usize = 1 << 20;
+        let (mut client, server) = duplex(1 << 10);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: gate\r\n\r\n").await.unwrap();
+
+        let serving = serve(server, Duration::from_millis(100), |_| text(StatusCode::OK, &"x".repeat(ANSWER_BYTES)));
+
+        assert!(tokio::time::timeout(Duration::from_secs(20), serving).await.is_ok());
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert!(read.starts_with(b"HTTP/1.1 200") && read.len() < ANSWER_BYTES, "{}", read.len());
+    }
 }

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::failure::Failure;
+use super::taking::{PIECE_BYTES_MAX, Taking};
 use crate::access::Snapshot;
 use crate::observe::{CLIENT_GONE, Outcome, Record};
 
@@ -162,6 +163,10 @@ impl Drop for OpenRequest {
 /// A response's body on its way to the client, with the record that ends with it.
 pub struct ResponseBody {
     source: Source,
+    /// What is left of a large frame. Over HTTP/2 frames are handed out in pieces, so that each that goes shows that the
+    /// client takes.
+    rest: Bytes,
+    taking: Option<Arc<Taking>>,
     snapshot: Option<Arc<Snapshot>>,
     nominated: Vec<String>,
     record: Option<Record>,
@@ -172,96 +177,25 @@ pub struct ResponseBody {
 enum Source {
     Own(Full<Bytes>),
     Upstream(Incoming),
-    /// Over HTTP/2 a client that gives no room stops the polling of this body, so a watchman has a hand on it too.
-    Watched(Arc<Watched>),
-}
-
-/// A client that takes as little as this within `timeouts.body` takes something.
-const PIECE_BYTES_MAX: usize = 8 << 10;
-
-/// An upstream's body that is let go when its client takes nothing for too long: the client keeps its stream, but no
-/// connection to the service.
-struct Watched {
-    body: Mutex<Option<Incoming>>,
-    /// What is left of a large frame. Frames are handed out in pieces, so that each that goes shows that the client takes.
-    rest: Mutex<Bytes>,
-    frames: AtomicU64,
-    /// Whether the last poll waits for the service; the client cannot be blamed then.
-    waiting: AtomicBool,
-}
-
-impl Watched {
-    fn start(body: Incoming, patience: Duration) -> Arc<Self> {
-        let watched = Arc::new(Self {
-            body: Mutex::new(Some(body)),
-            rest: Mutex::default(),
-            frames: AtomicU64::new(0),
-            waiting: AtomicBool::new(true),
-        });
-        let weak = Arc::downgrade(&watched);
-        tokio::spawn(async move {
-            let mut before = u64::MAX;
-            loop {
-                sleep(patience).await;
-                let Some(watched) = weak.upgrade() else { return };
-                let frames = watched.frames.load(Ordering::Relaxed);
-                if frames == before && !watched.waiting.load(Ordering::Relaxed) {
-                    *watched.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    return;
-                }
-                before = frames;
-            }
-        });
-        watched
-    }
-
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err("the client took nothing for too long".into()))) };
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        let frame = match rest.is_empty() {
-            true => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
-            false => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut *rest))))),
-        };
-        self.waiting.store(frame.is_pending(), Ordering::Relaxed);
-        let Poll::Ready(Some(Ok(frame))) = frame else { return frame };
-        Poll::Ready(Some(Ok(match frame.into_data() {
-            Ok(mut data) => {
-                *rest = data.split_off(data.len().min(PIECE_BYTES_MAX));
-                Frame::data(data)
-            }
-            Err(trailers) => trailers,
-        })))
-    }
-
-    fn has_rest(&self) -> bool {
-        !self.rest.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    fn with<T>(&self, ask: impl FnOnce(&Incoming) -> T, gone: T) -> T {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(gone, ask)
-    }
 }
 
 impl ResponseBody {
     pub fn own(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Own(Full::new(bytes.into())), snapshot: None, nominated: Vec::new(), record: None, open: None, ended: false }
+        Self::new(Source::Own(Full::new(bytes.into())), None, Vec::new())
     }
 
-    /// `watched` lets go of the upstream when the client takes nothing for too long. HTTP/1.1 needs none of it: there
-    /// the stream itself is watched.
-    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>, watched: bool) -> Self {
-        let source = match watched && !inner.is_end_stream() {
-            true => Source::Watched(Watched::start(inner, snapshot.policy.timeouts.body)),
-            false => Source::Upstream(inner),
-        };
-        Self { source, snapshot: Some(snapshot), nominated, record: None, open: None, ended: false }
+    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
+        Self::new(Source::Upstream(inner), Some(snapshot), nominated)
     }
 
-    /// The request is open until the body is gone.
-    pub fn hold(&mut self, open: OpenRequest) {
+    fn new(source: Source, snapshot: Option<Arc<Snapshot>>, nominated: Vec<String>) -> Self {
+        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, ended: false }
+    }
+
+    /// The request is open until the body is gone, and its client is watched while it is sent.
+    pub fn hold(&mut self, open: OpenRequest, taking: Option<Arc<Taking>>) {
         self.open = Some(open);
+        self.taking = taking;
     }
 
     /// Ties the record to the body: it is written when the last byte went out, or when the client left.
@@ -274,8 +208,14 @@ impl ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         let ended = self.ended || self.is_end_stream();
-        if let (Some(record), false) = (&mut self.record, ended) {
-            record.reason.get_or_insert(CLIENT_GONE);
+        if let (Some(record), false) = (&mut self.record, ended)
+            && record.reason.is_none()
+        {
+            record.reason = Some(CLIENT_GONE);
+            if self.taking.as_ref().is_some_and(|taking| taking.was_given_up()) {
+                record.outcome = Outcome::Failed;
+                record.detail = "took nothing for too long".into();
+            }
         }
     }
 }
@@ -286,15 +226,21 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = match &mut this.source {
-            Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Source::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
-            Source::Watched(watched) => watched.poll(cx),
+        let frame = match (&mut this.source, this.rest.is_empty()) {
+            (_, false) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest))))),
+            (Source::Own(body), true) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            (Source::Upstream(body), true) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
         };
+        if let Some(taking) = &this.taking {
+            taking.asked();
+        }
         let Poll::Ready(mut frame) = frame else { return Poll::Pending };
         match &mut frame {
             None => this.ended = true,
             Some(Ok(frame)) => {
+                if let (Some(data), Some(_)) = (frame.data_mut(), &this.taking) {
+                    this.rest = data.split_off(data.len().min(PIECE_BYTES_MAX));
+                }
                 if let (Some(data), Some(record)) = (frame.data_ref(), &mut this.record) {
                     record.response_bytes += data.len() as u64;
                 }
@@ -306,9 +252,8 @@ impl Body for ResponseBody {
                 this.ended = true;
                 if let Some(record) = &mut this.record {
                     record.outcome = Outcome::Failed;
-                    let let_go = matches!(&this.source, Source::Watched(watched) if watched.with(|_| false, true));
-                    record.reason = Some(if let_go { "client_gone" } else { Failure::UpstreamBroken.row().code });
-                    record.detail = if let_go { "took nothing for too long" } else { "while sending its body" }.into();
+                    record.reason = Some(Failure::UpstreamBroken.row().code);
+                    record.detail = "while sending its body".into();
                 }
             }
         }
@@ -316,18 +261,18 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
+        let source_ended = match &self.source {
             Source::Own(body) => body.is_end_stream(),
             Source::Upstream(body) => body.is_end_stream(),
-            Source::Watched(watched) => !watched.has_rest() && watched.with(Incoming::is_end_stream, false),
-        }
+        };
+        source_ended && self.rest.is_empty()
     }
 
+    /// As it is before the first piece, which is when it is asked for.
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(body) => body.size_hint(),
             Source::Upstream(body) => body.size_hint(),
-            Source::Watched(watched) => watched.with(Incoming::size_hint, SizeHint::default()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, Version};
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
 use super::screen::connection_options;
 use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
+use super::taking::{PIECE_BYTES_MAX, StreamTasks, Taking};
 use crate::policy::Policy;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
@@ -33,6 +34,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const RESET_STREAMS_MAX: usize = 50;
 /// After this long without a request, a connection is put to rest.
 const REST_AFTER: Duration = Duration::from_millis(250);
+/// How many times `limits.header_bytes` a head over HTTP/2 is read before h2 refuses it: that shows nowhere, so a client's
+/// ordinary mistake is to come as far as our own refusal.
+const HEADS_READ_MAX: usize = 2;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// How long a new connection may stay silent once the gate drains.
@@ -66,8 +70,10 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     };
     let outcome = match http2 {
         true => {
-            let stream = GuardedStream::new(stream, prefix, Framing::Http2, policy.timeouts.header, policy.timeouts.body);
-            serve_http2(&gate, policy, stream, peer, phase).await
+            let written = Arc::new(AtomicU64::new(0));
+            let framing = Framing::Http2(written.clone());
+            let stream = GuardedStream::new(stream, prefix, framing, policy.timeouts.header, policy.timeouts.body);
+            serve_http2(&gate, policy, stream, &written, peer, phase).await
         }
         false => serve_http1(&gate, policy, stream, prefix, peer, phase).await,
     };
@@ -186,14 +192,15 @@ async fn serve_http2(
     gate: &Arc<Gate>,
     policy: &Policy,
     stream: GuardedStream,
+    written: &AtomicU64,
     peer: Peer,
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(StreamTasks { patience: policy.timeouts.body });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(policy.limits.streams)
-        .max_header_list_size(u32::try_from(policy.limits.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(policy.limits.header_bytes.saturating_mul(HEADS_READ_MAX)).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
         .initial_connection_window_size(WINDOW_BYTES)
@@ -213,7 +220,25 @@ async fn serve_http2(
         () = idle(&open, &begun, policy.timeouts.idle) => {}
     }
     connection.as_mut().graceful_shutdown();
-    connection.await
+    tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stuck(&open, &begun, written, policy.timeouts.body) => {
+            count(gate, "timeout");
+            Ok(())
+        }
+    }
+}
+
+/// Ends when no request was open for this long and the client took nothing of what is left of earlier answers: their last
+/// pieces are with the connection, and no stream's task watches them any more.
+async fn stuck(open: &AtomicUsize, begun: &AtomicUsize, written: &AtomicU64, limit: Duration) {
+    loop {
+        let before = written.load(Ordering::Relaxed);
+        idle(open, begun, limit).await;
+        if written.load(Ordering::Relaxed) - before < PIECE_BYTES_MAX as u64 {
+            return;
+        }
+    }
 }
 
 /// Ends when the gate drains.
@@ -238,7 +263,7 @@ fn counted(
         if let Some(facts) = facts.filter(|_| !simple || says_close(response.headers())) {
             facts.never_rests();
         }
-        response.body_mut().hold(open);
+        response.body_mut().hold(open, Taking::of_this_stream());
         Ok(response)
     }
 }
@@ -270,12 +295,18 @@ async fn idle(open: &AtomicUsize, begun: &AtomicUsize, limit: Duration) {
 
 fn reason(error: &hyper::Error) -> &'static str {
     match () {
-        () if error.is_timeout() => "timeout",
+        () if error.is_timeout() || is_deadline(error) => "timeout",
         () if error.is_parse_too_large() => "head_too_large",
         () if error.is_parse() => "no_http",
         () if error.is_incomplete_message() => "broke_off",
         () => "other",
     }
+}
+
+/// Whether one of the stream's own deadlines ended the connection, which hyper takes for a broken stream.
+fn is_deadline(error: &hyper::Error) -> bool {
+    let broken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    broken.is_some_and(|broken| broken.kind() == io::ErrorKind::TimedOut)
 }
 
 fn count(gate: &Gate, reason: &'static str) {

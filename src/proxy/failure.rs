@@ -89,8 +89,8 @@ impl Failure {
             Self::HeadTooLarge => row(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "head_too_large",
-                "Too many header lines",
-                "send fewer, or ask the operator for a higher limit",
+                "The head of the request is too large, or has too many lines",
+                "send fewer or shorter ones, or ask the operator for a higher limit",
             ),
             Self::LengthsConflict => closing(
                 S::BAD_REQUEST,

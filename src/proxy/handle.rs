@@ -200,7 +200,6 @@ async fn forward(
     if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
         return Err((Failure::BodyTooLarge, String::new()));
     }
-    let http2 = request.version() == Version::HTTP_2;
     let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
     let progress = Arc::new(BodyProgress::default());
     let nominated = nominated(request.headers());
@@ -232,7 +231,7 @@ async fn forward(
     // closing, and a body that broke off would look whole.
     parts.version = Version::HTTP_11;
     let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-    let body = ResponseBody::upstream(body, snapshot.clone(), nominated, http2);
+    let body = ResponseBody::upstream(body, snapshot.clone(), nominated);
     Ok(Forwarded::Response(Response::from_parts(parts, body)))
 }
 

@@ -11,6 +11,7 @@ mod respond;
 mod rewrite;
 mod screen;
 mod stream;
+mod taking;
 mod tls;
 mod upgrade;
 mod upstream;

@@ -44,7 +44,8 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
     }
     carry_body_headers(client, &mut headers, policy);
     carry_cookies(client, &mut headers);
-    // Only a token that was verified: on a public route, or one that only reports, nobody has looked at it.
+    // Only a token that was verified and that the rules allow: on a public route nobody has looked at it, and a route that
+    // only reports lets any through.
     if service.forward_authorization
         && permit.identity().is_some()
         && permit.reported().is_none()

@@ -33,8 +33,9 @@ pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy
     if target_bytes > policy.limits.uri_bytes {
         return Err(Failure::TargetTooLong);
     }
-    // hyper counts them over HTTP/1.1 alone.
-    if request.headers().len() > policy.limits.header_count {
+    // Over HTTP/1.1 hyper has counted both; over HTTP/2 it counts no lines, and nobody learns of a head that it refuses.
+    let too_large = http2 && header_list_bytes(request) > policy.limits.header_bytes;
+    if too_large || request.headers().len() > policy.limits.header_count {
         return Err(Failure::HeadTooLarge);
     }
     if let Some(scheme) = uri.scheme_str()
@@ -57,6 +58,18 @@ pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy
     }
     let websocket = !http2 && request.version() == Version::HTTP_11 && wants_websocket(request);
     Ok(Screened { host, authority, websocket })
+}
+
+/// The size of a head as RFC 9113 §6.5.2 counts it: each line, the target's parts among them, has 32 bytes more.
+fn header_list_bytes<B>(request: &Request<B>) -> usize {
+    let line = |name: &str, value: &[u8]| name.len() + value.len() + 32;
+    let uri = request.uri();
+    let lines = request.headers().iter().map(|(name, value)| line(name.as_str(), value.as_bytes()));
+    line(":method", request.method().as_str().as_bytes())
+        + uri.scheme_str().map_or(0, |scheme| line(":scheme", scheme.as_bytes()))
+        + uri.authority().map_or(0, |authority| line(":authority", authority.as_str().as_bytes()))
+        + uri.path_and_query().map_or(0, |target| line(":path", target.as_str().as_bytes()))
+        + lines.sum::<usize>()
 }
 
 /// One way to say how long the body is. hyper refuses wrong lengths; what it lets pass is refused here.

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -123,8 +123,8 @@ impl StreamFacts {
 #[derive(Debug, Clone)]
 pub enum Framing {
     Http1(Arc<StreamFacts>),
-    /// HTTP/2 frames have their own rules, and hyper keeps them.
-    Http2,
+    /// HTTP/2 frames have their own rules, and hyper keeps them; only the bytes that the client takes are counted.
+    Http2(Arc<AtomicU64>),
 }
 
 pub struct GuardedStream {
@@ -178,6 +178,12 @@ impl GuardedStream {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of the response")))
     }
 
+    fn wrote(&self, outcome: &Poll<io::Result<usize>>) {
+        if let (Framing::Http2(written), Poll::Ready(Ok(count))) = (&self.framing, outcome) {
+            written.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+    }
+
     fn saw(&mut self, bytes: &[u8]) {
         if let Framing::Http1(facts) = &self.framing
             && !facts.tunnel.load(Ordering::Acquire)
@@ -215,12 +221,14 @@ impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.wrote(&outcome);
         this.watch_write(cx, outcome)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.wrote(&outcome);
         this.watch_write(cx, outcome)
     }
 

@@ -12,6 +12,26 @@ struct Row {
     closes: bool,
 }
 
+impl Row {
+    /// Where a refusal is counted: as one of a connection if the parser refused, else as one of a request.
+    fn series(&self, service: &str) -> String {
+        match (self.code, self.status) {
+            ("", 431) => "wicketgate_connection_errors_total{reason=\"head_too_large\"}".to_owned(),
+            ("", _) => "wicketgate_connection_errors_total{reason=\"no_http\"}".to_owned(),
+            (code, _) => format!("wicketgate_refusals_total{{reason=\"{code}\",service=\"{service}\"}}"),
+        }
+    }
+}
+
+/// How often this kind of refusal was counted: before there is a route, and on one.
+async fn counted(gate: &Gate, row: &Row) -> f64 {
+    let series = [row.series("-"), row.series("weather")];
+    let series = if row.code.is_empty() { &series[..1] } else { &series[..] };
+    let text = gate.admin("/metrics").await.text();
+    let value = |line: &str| series.iter().find_map(|series| line.strip_prefix(series)?.trim().parse::<f64>().ok());
+    text.lines().filter_map(value).sum()
+}
+
 fn row(name: &'static str, bytes: impl AsRef<[u8]>, status: u16, code: &'static str) -> Row {
     Row { name, bytes: bytes.as_ref().to_vec(), status, code, closes: true }
 }
@@ -30,6 +50,7 @@ async fn refuses_all(settings: &str, rows: Vec<Row>) {
     let gate = gate(&issuer, &upstream).settings(settings).start().await;
     for row in rows {
         let before = upstream.received().len();
+        let counted_before = counted(&gate, &row).await;
         let mut client = Connection::open(gate.address()).await;
         client.write(&row.bytes).await;
         let answer = client.answer("GET").await;
@@ -46,6 +67,8 @@ async fn refuses_all(settings: &str, rows: Vec<Row>) {
         let good = "GET /public/good HTTP/1.1".to_owned();
         let expected = if row.closes { vec![good] } else { vec!["GET /public/next HTTP/1.1".to_owned(), good] };
         assert_eq!(after, expected, "{}", row.name);
+        until(row.name, || async { counted(&gate, &row).await > counted_before }).await;
+        assert_eq!(counted(&gate, &row).await, counted_before + 1.0, "{}: counted", row.name);
     }
 }
 
@@ -243,5 +266,32 @@ async fn the_watch_on_lengths_cannot_be_led_astray() {
         connection.write(bytes.as_bytes()).await;
         while !connection.is_closed().await {}
         assert!(upstream.received().iter().all(|request| !request.line.contains("/public/both")), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_just_not_too_much_passes() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let limits = "limits: { header_count: 20, header_bytes: 16KiB, uri_bytes: 8KiB, body_bytes: 10B }";
+    let gate = gate(&issuer, &upstream).settings(limits).start().await;
+    let ask = |method: &str, target: &str| gate.ask(method, target).host(Some("gate"));
+    let sized = |bytes: usize| {
+        let empty = ask("GET", "/public/a").header("X-A: ").bytes("").len();
+        ask("GET", "/public/a").header(&format!("X-A: {}", "a".repeat(bytes - empty)))
+    };
+    let lined = |count: usize| (1..count).fold(ask("GET", "/public/a"), |ask, _| ask.header("X-A: a"));
+    let long = |bytes: usize| ask("GET", &format!("/public/{}", "a".repeat(bytes - "/public/".len())));
+
+    for (what, fits, beyond, status) in [
+        ("bytes", sized(16 << 10), sized((16 << 10) + 1), 431),
+        ("lines", lined(20), lined(21), 431),
+        ("target", long(8 << 10), long((8 << 10) + 1), 414),
+        ("body", ask("POST", "/public/a").body("0123456789"), ask("POST", "/public/a").body("01234567890"), 413),
+    ] {
+        for (ask, expected) in [(fits, 200), (beyond, status)] {
+            let mut client = Connection::open(gate.address()).await;
+            client.write(&ask.bytes("")).await;
+            assert_eq!(client.answer("GET").await.status, expected, "{what}");
+        }
     }
 }

@@ -172,6 +172,33 @@ async fn the_callers_token_goes_on_only_when_the_operator_says_so() {
 }
 
 #[tokio::test]
+async fn a_token_that_nobody_verified_or_that_the_rules_refuse_is_not_passed_on() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let routes = "\n      /public/**: public\n      /legacy: { scopes: read:weather, mode: report }";
+    let gate = gate(&issuer, &upstream).in_service("    forward_authorization: true").routes(routes).start().await;
+    let good = token(&issuer, "read:weather");
+    let other = issuer.token(TokenRequest { resource: "https://other.example".to_owned(), ..TokenRequest::default() });
+    // The signature's first letter: its last one may have bits that mean nothing.
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let changed = format!("{signed}.{}{}", if signature.starts_with('A') { 'B' } else { 'A' }, &signature[1..]);
+    let tokens = ["opaque", &other, &changed, &token_with(&issuer, json!({ "exp": 1 })), &token(&issuer, ""), &good];
+    let mut lines: Vec<String> = tokens.iter().map(|token| format!("Authorization: Bearer {token}")).collect();
+    lines.push("Authorization: Basic Zm9v".to_owned());
+
+    for line in lines {
+        for path in ["/public/a", "/legacy"] {
+            assert_eq!(gate.get(path).header(&line).send().await.status, 200, "{path} {line}");
+            let received = upstream.received().pop().unwrap();
+            let passed: Vec<&str> =
+                received.headers.iter().map(|(_, value)| value.as_str()).filter(|value| line.ends_with(value)).collect();
+            let allowed = path == "/legacy" && line.ends_with(&good);
+            assert_eq!(passed, if allowed { vec![format!("Bearer {good}")] } else { Vec::new() }, "{path} {line}");
+        }
+    }
+    assert_eq!(upstream.received().len(), 14);
+}
+
+#[tokio::test]
 async fn an_answer_carries_no_identity_and_leads_nobody_around_the_gate() {
     let issuer = issuer().await;
     let upstream = Upstream::answering(

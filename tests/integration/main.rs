@@ -1,6 +1,7 @@
 //! Promises to a user, each over real sockets: one file a promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says no by panicking, in its helpers too")]
 
+mod admin_limits;
 mod bad_reloads;
 mod bad_requests;
 mod bodies;
@@ -9,6 +10,7 @@ mod expectations;
 mod first_request;
 mod forwarding;
 mod http2;
+mod http2_limits;
 mod identity;
 mod issuer_down;
 mod keys;
@@ -18,6 +20,7 @@ mod refusals;
 mod reloading;
 mod resting;
 mod slow_clients;
+mod slow_http2;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
 mod tls;

@@ -42,6 +42,11 @@ async fn drip(what: &str, client: &mut Connection, bytes: &[u8]) {
     assert!(closed.unwrap_or(false), "{what}: not closed while {} bytes were left", left.len());
 }
 
+/// How many connections ended by this error.
+async fn ended(gate: &Gate, reason: &str) -> Option<f64> {
+    gate.metric(&format!("wicketgate_connection_errors_total{{reason=\"{reason}\"}}")).await
+}
+
 #[tokio::test]
 async fn a_connection_that_says_too_little_is_closed() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
@@ -69,6 +74,8 @@ async fn a_connection_that_says_too_little_is_closed() {
 
     assert_eq!(gate.get("/public/a").send().await.status, 200);
     until("no connection is counted", || async { gate.metric("wicketgate_connections_open").await == Some(0.0) }).await;
+    let counted = [ended(&gate, "silent").await, ended(&gate, "timeout").await, ended(&gate, "other").await];
+    assert_eq!(counted, [Some(2.0), Some(4.0), None]);
 }
 
 #[tokio::test]
@@ -172,6 +179,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     let broken = async { while call.stream.write_all(&piece).await.is_ok() {} };
 
     assert!(tokio::time::timeout(SOON, broken).await.is_ok(), "the upstream is still held");
+    until("it is counted", || async { ended(&gate, "timeout").await == Some(1.0) }).await;
     drop(client);
 }
 

@@ -9,7 +9,7 @@ mod upstream;
 
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
-pub use http2::Http2;
+pub use http2::{Http2, take_nothing_more};
 pub use tls::{Certificate, connect_tls};
 pub use upstream::{Calls, Received, Upstream, read_request};
 
