@@ -18,6 +18,7 @@ mod refusals;
 mod reloading;
 mod resting;
 mod slow_clients;
+mod story;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
 mod tls;
