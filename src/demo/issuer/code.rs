@@ -37,6 +37,12 @@ pub struct Code {
     used: bool,
 }
 
+impl Code {
+    pub fn subject(&self) -> &str {
+        &self.authorization.subject
+    }
+}
+
 pub fn issue(state: &State, asked: &AuthorizationRequest, authorization: Authorization) -> Result<String, Refusal> {
     let code = random_text()?;
     let AuthorizationRequest { redirect_uri, challenge, nonce, .. } = asked.clone();

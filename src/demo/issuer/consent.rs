@@ -131,7 +131,7 @@ fn render(
         offline: offer.openid_scopes.iter().any(|scope| scope == "offline_access"),
         redirect_uri: &interaction.asked.redirect_uri,
     };
-    page::html(StatusCode::OK, &page, &interaction::origin(interaction))
+    page::html(StatusCode::OK, &page, &interaction::origins(&interaction.asked.redirect_uri))
 }
 
 fn resources(state: &State, offer: &Offer, known: Option<&Grant>) -> Vec<Asked> {
@@ -152,4 +152,173 @@ fn resources(state: &State, offer: &Offer, known: Option<&Grant>) -> Vec<Asked> 
         Some(Asked { name: resource.name.clone(), indicator: indicator.clone(), permissions: scopes.iter().map(permission).collect() })
     });
     asked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Issuer;
+    use super::super::visitor::{CALLBACK, Page, SECOND, Visitor, WEATHER, exchange, part, start};
+    use super::*;
+
+    const ALL: &[(&str, &str)] = &[("scope", "openid offline_access profile email read:weather write:weather"), ("prompt", "consent")];
+
+    /// The consent page as this user sees it, and its address.
+    async fn asked(visitor: &mut Visitor, client_id: &str, user: &str, parameters: &[(&str, &str)]) -> (Page, Page) {
+        let at = visitor.authorize(client_id, parameters).await;
+        let at = visitor.sign_in(&at, user).await;
+        let page = visitor.get(at.location()).await;
+        assert_eq!(page.status, 200);
+        (page, at)
+    }
+
+    async fn press(visitor: &mut Visitor, page: &Page, decision: &str) -> Page {
+        let (interaction, csrf) = (page.field("interaction"), page.field("csrf"));
+        visitor.post("/consent", &[("interaction", &interaction), ("csrf", &csrf), ("decision", decision)]).await
+    }
+
+    #[tokio::test]
+    async fn the_page_says_who_asks_whom_for_what_and_where_one_goes_then() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let (page, _) = asked(&mut alice, "weatherbot", "alice", ALL).await;
+        for text in [
+            "Weather &#60;Bot&#62;",
+            "<strong>Alice</strong> (alice@example.com)",
+            "<h2>Weather</h2>",
+            WEATHER,
+            "See the &#60;forecast&#62;",
+            "<code>read:weather</code>",
+            "<code>profile</code>",
+            "<code>email</code>",
+            CALLBACK,
+            "Use another account",
+            "while you are away",
+        ] {
+            assert!(page.body.contains(text), "{text} in {}", page.body);
+        }
+        // What it may not have is not mentioned.
+        assert!(!page.body.contains("write:weather") && !page.body.contains("already allowed"));
+        assert!(!page.body.contains("<script") && !page.body.contains("style=") && page.body.matches("<h1>").count() == 1);
+        let policy = page.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("form-action 'self' http://127.0.0.1:9999;"), "{policy}");
+        press(&mut alice, &page, "allow").await;
+        let at = alice.authorize("weatherbot", ALL).await;
+        assert_eq!(alice.get(at.location()).await.body.matches("already allowed").count(), 3);
+    }
+
+    #[tokio::test]
+    async fn cancel_leads_to_the_bare_address_and_ends_it() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let (page, _) = asked(&mut alice, "weatherbot", "alice", ALL).await;
+        assert_eq!(press(&mut alice, &page, "cancel").await.location(), CALLBACK);
+        assert_eq!(press(&mut alice, &page, "allow").await.status, 400);
+        assert!(issuer.0.state.grants().of_user("alice").is_empty());
+    }
+
+    #[tokio::test]
+    async fn with_nothing_to_give_it_says_so_and_the_token_has_no_scope() {
+        let issuer = start().await;
+        // Bob has no role, and the other application no permission.
+        for (client, user) in [("weatherbot", "bob"), ("nothing", "alice")] {
+            let mut visitor = Visitor::of(&issuer);
+            let (page, _) = asked(&mut visitor, client, user, &[]).await;
+            assert!(page.body.contains("There is nothing to give"), "{}", page.body);
+            let code = press(&mut visitor, &page, "allow").await.answer("code").unwrap();
+            let (status, answer) = exchange(&issuer, client, &code, &[]).await;
+            let claims = part(&answer["access_token"], 1);
+            assert_eq!((status, &answer["scope"], claims.get("scope"), &claims["aud"]), (200, &json!(""), None, &json!(WEATHER)));
+        }
+    }
+
+    #[tokio::test]
+    async fn consent_without_the_secret_or_without_a_button_is_refused() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let (page, _) = asked(&mut alice, "weatherbot", "alice", ALL).await;
+        let interaction = page.field("interaction");
+        for csrf in ["", "guessed"] {
+            let refused = alice.post("/consent", &[("interaction", &interaction), ("csrf", csrf), ("decision", "allow")]).await;
+            assert_eq!(refused.status, 403);
+        }
+        for decision in ["", "perhaps"] {
+            assert_eq!(press(&mut alice, &page, decision).await.status, 403);
+        }
+        assert!(issuer.0.state.grants().of_user("alice").is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_secret_of_the_sign_in_page_does_not_consent() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let at = alice.authorize("weatherbot", &[]).await;
+        let page = alice.get(at.location()).await;
+        let (interaction, csrf) = (page.field("interaction"), page.field("csrf"));
+        alice.sign_in(&at, "alice").await;
+        let refused = alice.post("/consent", &[("interaction", &interaction), ("csrf", &csrf), ("decision", "allow")]).await;
+        assert_eq!(refused.status, 403);
+    }
+
+    #[tokio::test]
+    async fn nobody_consents_without_the_session_that_signed_in() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let (page, at) = asked(&mut alice, "weatherbot", "alice", ALL).await;
+        let session = alice.cookies.remove("_session").unwrap();
+        assert!(press(&mut alice, &page, "allow").await.location().starts_with("/sign-in"));
+        assert!(alice.get(at.location()).await.location().starts_with("/sign-in"));
+        // In another tab Bob signs in: Alice's page is no longer his to press.
+        alice.cookies.insert("_session".to_owned(), session);
+        let other = alice.authorize("official", &[("prompt", "login")]).await;
+        alice.sign_in(&other, "bob").await;
+        assert!(press(&mut alice, &page, "allow").await.location().starts_with("/sign-in"));
+        assert!(
+            ["alice", "bob"].iter().all(|user| issuer.0.state.grants().of_user(user).iter().all(|grant| grant.client_id == "official"))
+        );
+    }
+
+    #[tokio::test]
+    async fn somebody_else_can_sign_in_from_the_page() {
+        let issuer = start().await;
+        let mut visitor = Visitor::of(&issuer);
+        let (page, _) = asked(&mut visitor, "weatherbot", "alice", ALL).await;
+        let link = page.body.split("href=\"/sign-in").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let sign_in = visitor.get(&format!("/sign-in{link}")).await;
+        assert!(sign_in.body.contains("You are signed in as Alice"));
+        let at = visitor.submit_sign_in(&sign_in, "bob", "demo").await;
+        assert!(visitor.get(at.location()).await.body.contains("<strong>Bob</strong>"));
+        assert_eq!(press(&mut visitor, &page, "allow").await.status, 403);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_shown_or_was_taken_away_meanwhile_is_not_given() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let (page, _) = asked(&mut alice, "weatherbot", "alice", ALL).await;
+        let change = |issuer: &Issuer, scopes: &[&str]| {
+            let mut tenant = issuer.0.state.tenant();
+            let ids = tenant.scope_ids(WEATHER, scopes);
+            tenant.applications.iter_mut().find(|app| app.id == "weatherbot").unwrap().ceiling.resource_scopes = ids;
+        };
+        change(&issuer, &["write:weather"]);
+        let code = press(&mut alice, &page, "allow").await.answer("code").unwrap();
+        change(&issuer, &["read:weather", "write:weather"]);
+        let (status, answer) = exchange(&issuer, "weatherbot", &code, &[]).await;
+        assert_eq!((status, &answer["scope"]), (200, &json!("")));
+    }
+
+    #[tokio::test]
+    async fn more_than_was_allowed_is_asked_for_again_and_another_resource_too() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        alice.code("weatherbot", "alice", &[("scope", "openid read:weather")]).await;
+        let more = alice.authorize("weatherbot", &[("scope", "openid email read:weather")]).await;
+        assert!(more.location().starts_with("/consent"));
+        // Of the second it may have nothing, which needs no page.
+        let second = alice.authorize("weatherbot", &[("resource", SECOND), ("scope", "openid read:second")]).await;
+        let (_, answer) = exchange(&issuer, "weatherbot", &second.answer("code").unwrap(), &[("resource", SECOND)]).await;
+        assert_eq!((&part(&answer["access_token"], 1)["aud"], &answer["scope"]), (&json!(SECOND), &json!("")));
+    }
 }

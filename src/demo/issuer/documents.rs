@@ -12,6 +12,7 @@ use super::faults::Fault;
 use super::scopes::OPENID_SCOPES;
 use crate::demo::server::{self, Reply};
 
+pub const ALL: [&str; 3] = ["/oidc/.well-known/openid-configuration", "/oidc/.well-known/oauth-authorization-server", "/oidc/jwks"];
 const CORS: HeaderValue = HeaderValue::from_static("*");
 
 /// A document as it is served.
@@ -44,6 +45,12 @@ pub fn metadata(state: &State, fault: Option<Fault>) -> Document {
         "token_endpoint": format!("{url}/token"),
         "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        "introspection_endpoint": format!("{url}/token/introspection"),
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+        "revocation_endpoint": format!("{url}/token/revocation"),
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        "userinfo_endpoint": format!("{url}/me"),
+        "end_session_endpoint": format!("{url}/session/end"),
         "scopes_supported": OPENID_SCOPES,
         "claims_supported": [
             "sub", "name", "preferred_username", "username", "picture", "created_at", "updated_at",
@@ -62,6 +69,17 @@ pub fn key_set(state: &State, fault: Option<Fault>) -> Document {
         _ => state.keys.published(),
     };
     Document::new("application/jwk-set+json; charset=utf-8", Some("no-cache, max-age=0, must-revalidate"), &body)
+}
+
+/// What a browser asks before it lets a program of another origin call an endpoint for programs.
+pub fn preflight() -> Reply {
+    let mut reply = Reply::new(server::full(Bytes::new()));
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    let headers = reply.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, CORS);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET,POST"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Authorization,Content-Type"));
+    reply
 }
 
 impl Document {

@@ -79,6 +79,13 @@ impl Grants {
     pub fn revoke(&mut self, id: &str) -> Option<Grant> {
         self.0.take(id)
     }
+
+    /// Ends all of a user's for an application, and counts them.
+    pub fn revoke_all(&mut self, subject: &str, client_id: &str) -> usize {
+        let before = self.0.iter().count();
+        self.0.retain(|_, grant| grant.subject != subject || grant.client_id != client_id);
+        before - self.0.iter().count()
+    }
 }
 
 impl Grant {

@@ -102,9 +102,10 @@ pub fn client(state: &State, interaction: &Interaction) -> Option<Application> {
     state.tenant().application(&interaction.asked.client_id).cloned()
 }
 
-/// Where the user is sent in the end, for the policy of the pages on the way. Empty for an application's own scheme.
-pub fn origin(interaction: &Interaction) -> Vec<String> {
-    let url = Url::parse(&interaction.asked.redirect_uri).ok();
+/// The origin of an address to which a form leads in the end, for the policy of its page. An application's own scheme has
+/// none, and cannot be named there.
+pub fn origins(address: &str) -> Vec<String> {
+    let url = Url::parse(address).ok();
     url.map(|url| url.origin()).filter(|origin| origin.is_tuple()).map(|origin| origin.ascii_serialization()).into_iter().collect()
 }
 

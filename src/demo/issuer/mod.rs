@@ -7,10 +7,12 @@ mod client;
 mod code;
 mod consent;
 mod documents;
+mod end_session;
 mod faults;
 mod grants;
 mod id_token;
 mod interaction;
+mod introspection;
 mod notice;
 mod refresh;
 mod refusal;
@@ -23,6 +25,7 @@ mod token_endpoint;
 mod tokens;
 #[cfg(test)]
 mod visitor;
+mod withdrawal;
 
 use std::io;
 use std::net::SocketAddr;
@@ -333,7 +336,13 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
             state.token.fetch_add(1, Ordering::Relaxed);
             token_endpoint::answer(&state, request).await
         }
-        ("GET" | "POST", "/oidc/auth" | "/sign-in" | "/consent") => show(&state, request).await,
+        ("POST", "/oidc/token/introspection") => introspection::introspect(&state, request).await,
+        ("POST", "/oidc/token/revocation") => introspection::revoke(&state, request).await,
+        ("GET" | "POST", "/oidc/me") => introspection::userinfo(&state, request.headers()),
+        ("OPTIONS", path) if documents::ALL.contains(&path) || token_endpoint::ALL.contains(&path) => documents::preflight(),
+        ("GET" | "POST", "/oidc/auth" | "/sign-in" | "/consent" | "/oidc/session/end")
+        | ("POST", "/oidc/session/end/confirm")
+        | ("GET", "/oidc/session/end/success") => show(&state, request).await,
         ("GET", "/style.css") => page::style(),
         _ => Refusal::unknown_route(method, path).reply(&state.url),
     }
@@ -349,8 +358,11 @@ async fn show(state: &State, request: Request<Incoming>) -> Reply {
         (_, "/oidc/auth") => Ok(authorize::answer(state, request).await),
         ("GET", "/sign-in") => Ok(sign_in::show(state, &request)),
         (_, "/sign-in") => sign_in::answer(state, request).await,
-        ("GET", _) => consent::show(state, &request),
-        _ => consent::answer(state, request).await,
+        ("GET", "/consent") => consent::show(state, &request),
+        (_, "/consent") => consent::answer(state, request).await,
+        (_, "/oidc/session/end") => end_session::ask(state, request).await,
+        (_, "/oidc/session/end/confirm") => end_session::confirm(state, request).await,
+        _ => Ok(end_session::success()),
     };
     reply.unwrap_or_else(|refusal| refusal.reply(&state.url))
 }

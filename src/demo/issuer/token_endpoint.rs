@@ -9,6 +9,9 @@ use super::refusal::Refusal;
 use super::{Application, Resource, State, TokenRequest, code, refresh, tokens};
 use crate::demo::server::{self, Reply};
 
+/// The endpoints for programs.
+pub const ALL: [&str; 4] = ["/oidc/token", "/oidc/token/introspection", "/oidc/token/revocation", "/oidc/me"];
+
 pub async fn answer(state: &State, request: Request<Incoming>) -> Reply {
     let reply = match grant(state, request).await {
         Ok(granted) => server::json(StatusCode::OK, &granted),
