@@ -53,7 +53,7 @@ async fn story(token_lifetime_seconds: i64) -> Story {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wicketgate.yaml");
     let yaml = format!(
-        "listen: {gate_at}\nadmin: 127.0.0.1:0\nissuer: {}\nservices:\n  - name: weather\n    resource: {gate}\n    upstream: {}\n    routes:\n      \
+        "listen: {gate_at}\nadmin: 127.0.0.1:0\nissuer: {}\nkeys: {{ cooldown: 100ms }}\nservices:\n  - name: weather\n    resource: {gate}\n    upstream: {}\n    routes:\n      \
          GET /forecast/{{city}}: read:weather\n      POST /forecast/{{city}}: write:weather\n      GET /me/saved-cities: read:weather\n",
         issuer.url(),
         url(weather.address()),
@@ -349,18 +349,18 @@ async fn a_token_that_the_gate_refuses_is_refreshed_once_whatever_the_clock_says
     let story = story(3600).await;
     let mut browser = Browser::new();
     let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
-    // Two new keys in a row: the one that signed the token is not published any more.
+    let ask_as = |expires_in| {
+        let asked =
+            TokenRequest { resource: story.gate.clone(), scope: Some("read:weather".to_owned()), expires_in, ..TokenRequest::default() };
+        Browser::new().client.get(format!("{}/forecast/oslo", story.gate)).bearer_auth(story.issuer.token(asked))
+    };
+    let with_old_key = ask_as(3600);
+    // Two new keys in a row: the one that signed the token is not published any more, and a new token tells the gate so.
     story.issuer.rotate(SigningAlgorithm::default());
     story.issuer.rotate(SigningAlgorithm::default());
-    // A token of the newest makes the gate fetch the set.
-    let new = story.issuer.token(TokenRequest {
-        resource: story.gate.clone(),
-        scope: Some("read:weather".to_owned()),
-        ..TokenRequest::default()
-    });
-    until("the gate knows the new key", || async {
-        let answer = Browser::new().client.get(format!("{}/forecast/oslo", story.gate)).bearer_auth(&new).send().await.unwrap();
-        answer.status() == 200
+    until("the gate forgets the old key", || async {
+        ask_as(3600).send().await.unwrap();
+        with_old_key.try_clone().unwrap().send().await.unwrap().status() == 401
     })
     .await;
     let page = browser.send(&page, "/ask", &[("question", "Lima")]).await;
@@ -438,7 +438,34 @@ async fn who_is_forgotten_leaves_nothing_behind() {
     let page = browser.ask_and_allow(&story, "alice", "Which cities did I save?").await;
     let page = browser.send(&page, "/forget", &[]).await;
     page.shows("Nothing. No token");
+    assert_eq!(steps(&page), ["WeatherBot → Issuer POST /oidc/token/revocation 200 OK"]);
     assert!(!page.has("alice") && !page.has("saved these cities"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn a_withdrawn_consent_ends_refreshing_at_once_and_the_token_when_it_expires() {
+    let story = story(3600).await;
+    let mut browser = Browser::new();
+    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let page = browser.send(&page, "/withdraw", &[]).await;
+    page.shows("My refresh token is dead at once");
+    let page = browser.send(&page, "/ask", &[("question", "Lima")]).await;
+    assert_eq!(steps(&page), ["WeatherBot → Gate GET /forecast/Lima 200 OK"]);
+    let page = browser.send(&page, "/refresh", &[]).await;
+    page.shows("My access token still works until");
+    assert_eq!(steps(&page), ["WeatherBot → Issuer POST /oidc/token 400 Bad Request"]);
+}
+
+#[tokio::test]
+async fn signing_out_ends_both_sessions() {
+    let story = story(3600).await;
+    let mut browser = Browser::new();
+    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let confirmation = browser.send(&page, "/sign-out", &[]).await;
+    assert_eq!((confirmation.status, confirmation.url.port()), (200, Some(story.issuer.address().port())), "{}", confirmation.text);
+    assert!(!browser.cookies.contains_key("weatherbot_session"));
+    let page = browser.get(&url(story.weatherbot.address())).await;
+    page.shows("Nothing. No token");
 }
 
 #[tokio::test]

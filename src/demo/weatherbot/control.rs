@@ -75,3 +75,19 @@ pub fn rotate_keys(bot: &Bot, visit: &mut Visit) -> Next {
     );
     Next::Stay
 }
+
+/// As if the user did it on the issuer's pages.
+pub fn withdraw_consent(bot: &Bot, visit: &mut Visit) -> Next {
+    let (Some(issuer), Some(access)) = (&bot.controls, &visit.access) else { return Next::Stay };
+    let count = issuer.withdraw(&access.person.subject, &bot.client.id);
+    event(OPERATOR, "a consent", "withdrawn", "by the demo's button");
+    let until = view::moment(access.tokens.expires_at, clock::unix_now());
+    let text = format!(
+        "{} took back what you had allowed me ({count} grant{}). My refresh token is dead at once. The access token that I hold stays good until \
+         {until}: the gate checks its signature and its dates and asks nobody. That is why a resource should give its tokens a short life.",
+        access.person.subject,
+        if count == 1 { "" } else { "s" },
+    );
+    visit.say("note", text);
+    Next::Stay
+}

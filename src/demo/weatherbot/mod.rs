@@ -167,6 +167,7 @@ async fn act(bot: &Bot, head: &Parts, body: Incoming) -> Reply {
         }
         "/forget" => control::forget(bot, &mut visit).await,
         "/refresh" => control::refresh(bot, &mut visit).await,
+        "/withdraw" => control::withdraw_consent(bot, &mut visit),
         "/rotate" => control::rotate_keys(bot, &mut visit),
         _ => return view::problem(bot, StatusCode::NOT_FOUND, "There is no such button."),
     };
