@@ -7,17 +7,16 @@ use super::visit::Visit;
 use crate::clock;
 use crate::demo::event::event;
 use crate::demo::issuer::SigningAlgorithm;
+use crate::demo::wire::Wire;
 
 const WHO: &str = "WeatherBot";
 const OPERATOR: &str = "the issuer's operator";
 
 /// Ends the session here and, if the issuer has a place for it, there.
 pub async fn sign_out(bot: &Bot, visit: &mut Visit) -> Next {
-    visit.begin_record("Sign out");
-    let mut wire = visit.take_wire();
     let Some(access) = visit.access.take() else { return Next::Stay };
-    // What is thrown away should be of no use to whoever finds it.
-    let _ = bot.client.revoke(&mut wire, &access.issuer, &access.tokens).await;
+    // What is thrown away should be of no use to whoever finds it. Its record goes with the session.
+    let _ = bot.client.revoke(&mut Wire::default(), &access.issuer, &access.tokens).await;
     event(WHO, "the user", "signed out", "at their own wish");
     let back_to = super::WeatherBot::post_logout_redirect_uri(bot.own);
     bot.client.end_session_url(&access.issuer, &back_to).map_or(Next::Stay, Next::Leave)
@@ -83,7 +82,7 @@ pub fn withdraw_consent(bot: &Bot, visit: &mut Visit) -> Next {
     event(OPERATOR, "a consent", "withdrawn", "by the demo's button");
     let until = view::moment(access.tokens.expires_at, clock::unix_now());
     let text = format!(
-        "{} took back what you had allowed me ({count} grant{}). My refresh token is dead at once. The access token that I hold stays good until \
+        "{} took back the consent ({count} grant{} at the issuer). My refresh token is dead at once. The access token that I hold stays good until \
          {until}: the gate checks its signature and its dates and asks nobody. That is why a resource should give its tokens a short life.",
         access.person.subject,
         if count == 1 { "" } else { "s" },

@@ -84,7 +84,7 @@ fn city(text: &str) -> Option<String> {
         None if words.len() <= 3 => words.join(" "),
         None => return None,
     };
-    let name = name.trim_matches(|c: char| c.is_ascii_punctuation());
+    let name = name.trim_end_matches(['?', '!', '.', ',', ' ']).trim_matches(['"', '“', '”']);
     let is_name = |c: char| c.is_alphabetic() || matches!(c, ' ' | '-' | '\'');
     let good = name.chars().any(char::is_alphabetic) && name.chars().all(is_name) && name.chars().count() <= CITY_CHARS_MAX;
     good.then(|| name.to_owned())
