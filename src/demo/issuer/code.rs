@@ -55,7 +55,7 @@ pub fn exchange(state: &State, client: &Application, parameters: &Parameters) ->
     let code = redeem(state, client, parameters)?;
     let resource = tokens::resource(state, &code.authorization, parameters)?;
     let issued = tokens::issue(state, client, &code.authorization, &code.authorization.scopes, resource.as_ref(), code.nonce.as_deref())?;
-    event(&client.name, &format!("exchanges the code for {}", issued.user), &issued.decision(), &issued.reason(resource.as_ref()));
+    event(&client.name, &format!("exchanges the code for {}", issued.user), &issued.decision(), &issued.reason(client, resource.as_ref()));
     Ok(issued.response)
 }
 
@@ -102,7 +102,7 @@ fn proves(challenge: Option<&str>, verifier: Option<&str>) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::visitor::{CALLBACK, SECOND, VERIFIER, Visitor, WEATHER, exchange, part, refresh, start, start_with};
+    use super::super::visitor::{CALLBACK, Fields, SECOND, VERIFIER, Visitor, WEATHER, exchange, part, refresh, start, start_with};
     use super::super::{Issuer, Lifetimes};
     use super::*;
 
@@ -179,7 +179,7 @@ mod tests {
         let issuer = start().await;
         let code = code(&issuer, "official", &[]).await;
         let other = "b".repeat(43);
-        let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        let cases: &[(&str, Fields<'_>, &str)] = &[
             ("weatherbot", &[], "invalid_grant"),
             ("official", &[("redirect_uri", "http://127.0.0.1:9999/callback?tenant=a")], "invalid_grant"),
             ("official", &[("redirect_uri", "")], "invalid_request"),

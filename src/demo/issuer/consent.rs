@@ -21,6 +21,8 @@ struct Consent<'p> {
     csrf: &'p str,
     personal: Vec<Permission>,
     resources: Vec<Asked>,
+    /// The names of those of which nothing can be given.
+    barred: Vec<String>,
     /// It may come back while the user is away.
     offline: bool,
     redirect_uri: &'p str,
@@ -66,7 +68,7 @@ pub async fn answer(state: &State, request: Request<Incoming>) -> Result<Reply, 
         Err(status) => return Ok(notice::unreadable(status)),
     };
     let Some((id, interaction)) = interaction::find(state, &head.headers, &form) else { return Ok(notice::expired()) };
-    if !page::same_secret(&interaction.csrf, form.one("csrf")) {
+    if !page::same_secret(&interaction.consent_csrf, form.one("csrf")) {
         return Ok(notice::forged());
     }
     decided(state, &head.headers, &id, &interaction, form.one("decision"))
@@ -125,13 +127,20 @@ fn render(
         application: &client.name,
         user,
         interaction: id,
-        csrf: &interaction.csrf,
+        csrf: &interaction.consent_csrf,
         personal: personal.collect(),
         resources: resources(state, offer, known),
+        barred: barred(state, interaction, offer),
         offline: offer.openid_scopes.iter().any(|scope| scope == "offline_access"),
         redirect_uri: &interaction.asked.redirect_uri,
     };
     page::html(StatusCode::OK, &page, &interaction::origins(&interaction.asked.redirect_uri))
+}
+
+fn barred(state: &State, interaction: &Interaction, offer: &Offer) -> Vec<String> {
+    let tenant = state.tenant();
+    let barred = interaction.asked.resources.iter().filter(|indicator| !offer.resource_scopes.contains_key(*indicator));
+    barred.filter_map(|indicator| tenant.resource(indicator)).map(|resource| resource.name.clone()).collect()
 }
 
 fn resources(state: &State, offer: &Offer, known: Option<&Grant>) -> Vec<Asked> {
@@ -160,7 +169,6 @@ mod tests {
 
     use super::super::Issuer;
     use super::super::visitor::{CALLBACK, Page, SECOND, Visitor, WEATHER, exchange, part, start};
-    use super::*;
 
     const ALL: &[(&str, &str)] = &[("scope", "openid offline_access profile email read:weather write:weather"), ("prompt", "consent")];
 
@@ -226,11 +234,21 @@ mod tests {
             let mut visitor = Visitor::of(&issuer);
             let (page, _) = asked(&mut visitor, client, user, &[]).await;
             assert!(page.body.contains("There is nothing to give"), "{}", page.body);
+            assert!(!page.body.contains("read:weather") && !page.body.contains("About you"));
             let code = press(&mut visitor, &page, "allow").await.answer("code").unwrap();
             let (status, answer) = exchange(&issuer, client, &code, &[]).await;
             let claims = part(&answer["access_token"], 1);
             assert_eq!((status, &answer["scope"], claims.get("scope"), &claims["aud"]), (200, &json!(""), None, &json!(WEATHER)));
         }
+    }
+
+    #[tokio::test]
+    async fn a_resource_of_which_nothing_can_be_given_is_named_and_its_scopes_are_not() {
+        let issuer = start().await;
+        let mut bob = Visitor::of(&issuer);
+        let (page, _) = asked(&mut bob, "weatherbot", "bob", ALL).await;
+        assert!(page.body.contains("Nothing of <strong>Weather</strong>"), "{}", page.body);
+        assert!(page.body.contains("About you") && !page.body.contains("read:weather"));
     }
 
     #[tokio::test]

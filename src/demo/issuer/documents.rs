@@ -110,3 +110,42 @@ fn has(asked: &HeaderMap, etag: &str) -> bool {
     let tags = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     tags.flat_map(|tags| tags.split(',')).map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::visitor::{Page, client, start};
+    use super::*;
+
+    #[tokio::test]
+    async fn every_endpoint_that_the_metadata_name_is_served() {
+        let issuer = start().await;
+        let url = format!("{}/.well-known/openid-configuration", issuer.url());
+        let metadata = Page::of(client().get(url).send().await.unwrap()).await.json();
+        let endpoints = metadata.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint") || *name == "jwks_uri");
+        let mut count = 0;
+        for (name, address) in endpoints {
+            let get = client().get(address.as_str().unwrap()).send().await.unwrap().status();
+            let post = client().post(address.as_str().unwrap()).send().await.unwrap().status();
+            assert!(get != StatusCode::NOT_FOUND || post != StatusCode::NOT_FOUND, "{name}");
+            count += 1;
+        }
+        assert_eq!(count, 7);
+        assert_eq!(metadata["authorization_response_iss_parameter_supported"], true);
+        assert_eq!(metadata["code_challenge_methods_supported"], json!(["S256"]));
+        assert!(metadata.get("registration_endpoint").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_program_in_a_browser_may_call_what_is_for_programs_and_no_page() {
+        let issuer = start().await;
+        let ask = |path: &str| client().request(http::Method::OPTIONS, format!("http://{}{path}", issuer.address())).send();
+        for path in ["/oidc/token", "/oidc/me", "/oidc/jwks", "/oidc/.well-known/openid-configuration"] {
+            let answer = ask(path).await.unwrap();
+            assert_eq!((answer.status().as_u16(), &answer.headers()["access-control-allow-origin"]), (204, &CORS), "{path}");
+        }
+        for path in ["/oidc/auth", "/sign-in", "/consent", "/oidc/session/end"] {
+            let answer = ask(path).await.unwrap();
+            assert!(answer.status() == 404 && answer.headers().get("access-control-allow-origin").is_none(), "{path}");
+        }
+    }
+}

@@ -137,3 +137,93 @@ fn audience(state: &State, hint: &str) -> Option<String> {
     let is_identity = header.get("typ").is_none() && claims["iss"] == state.url.as_str();
     (verified && is_identity).then(|| claims["aud"].as_str().map(str::to_owned))?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::visitor::{Page, Visitor, encoded, exchange, refresh, start};
+    use super::super::{Issuer, TokenRequest};
+    use super::*;
+
+    const BYE: &str = "http://127.0.0.1:9999/bye";
+
+    /// Alice, signed in to the official application, and what it has.
+    async fn signed_in(issuer: &Issuer) -> (Visitor, Value) {
+        let mut alice = Visitor::of(issuer);
+        let code = alice.code("official", "alice", &[("scope", "openid offline_access"), ("prompt", "consent")]).await;
+        let (_, tokens) = exchange(issuer, "official", &code, &[]).await;
+        (alice, tokens)
+    }
+
+    async fn end(visitor: &mut Visitor, parameters: &[(&str, &str)]) -> Page {
+        visitor.get(&format!("/oidc/session/end?{}", encoded(parameters))).await
+    }
+
+    #[tokio::test]
+    async fn a_user_confirms_and_is_sent_to_the_registered_address() {
+        let issuer = start().await;
+        let (mut alice, tokens) = signed_in(&issuer).await;
+        let hint = tokens["id_token"].as_str().unwrap();
+        let page = end(&mut alice, &[("id_token_hint", hint), ("post_logout_redirect_uri", BYE), ("state", "a&b")]).await;
+        assert!(page.status == 200 && page.body.contains("Alice") && !page.body.contains("<script"));
+        let policy = page.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("form-action 'self' http://127.0.0.1:9999;"), "{policy}");
+        let csrf = page.field("csrf");
+        let form =
+            [("client_id", "official"), ("post_logout_redirect_uri", BYE), ("state", "a&b"), ("csrf", csrf.as_str()), ("logout", "yes")];
+        let done = alice.post("/oidc/session/end/confirm", &form).await;
+        assert_eq!(done.location(), "http://127.0.0.1:9999/bye?state=a%26b");
+        assert!(!alice.cookies.contains_key(session::COOKIE));
+        assert!(alice.authorize("official", &[]).await.location().starts_with("/sign-in"));
+        // Fixture 11-misc/refresh-after-rp-logout.
+        assert_eq!(refresh(&issuer, "official", &tokens["refresh_token"], &[]).await.0, 200);
+        // Who is signed out already is not asked.
+        let again = end(&mut alice, &[("client_id", "official"), ("post_logout_redirect_uri", BYE)]).await;
+        assert_eq!(again.location(), BYE);
+    }
+
+    #[tokio::test]
+    async fn without_an_address_it_ends_here_and_no_is_an_answer() {
+        let issuer = start().await;
+        let (mut alice, _) = signed_in(&issuer).await;
+        let csrf = end(&mut alice, &[]).await.field("csrf");
+        let stay = alice.post("/oidc/session/end/confirm", &[("csrf", &csrf), ("logout", "no")]).await;
+        assert!(stay.status == 200 && stay.body.contains("still signed in"));
+        assert!(alice.authorize("official", &[]).await.answer("code").is_some());
+        let done = alice.post("/oidc/session/end/confirm", &[("csrf", &csrf), ("logout", "yes")]).await;
+        let page = alice.get(done.location()).await;
+        assert!(page.status == 200 && page.body.contains("You are signed out"));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_signed_out_or_sent_away_by_somebody_else() {
+        let issuer = start().await;
+        let (mut alice, tokens) = signed_in(&issuer).await;
+        let access =
+            issuer.token(TokenRequest { client_id: "official".to_owned(), resource: "official".to_owned(), ..TokenRequest::default() });
+        let other = start().await;
+        let (_, foreign) = signed_in(&other).await;
+        let hint = tokens["id_token"].as_str().unwrap();
+        let cases: [&[(&str, &str)]; 8] = [
+            &[("post_logout_redirect_uri", BYE)],
+            &[("client_id", "official"), ("post_logout_redirect_uri", "http://evil.example/")],
+            &[("client_id", "official"), ("post_logout_redirect_uri", "http://127.0.0.1:9999/bye/")],
+            &[("client_id", "weatherbot"), ("post_logout_redirect_uri", BYE)],
+            &[("client_id", "weatherbot"), ("id_token_hint", hint)],
+            &[("client_id", "nope")],
+            &[("id_token_hint", &access)],
+            &[("id_token_hint", foreign["id_token"].as_str().unwrap())],
+        ];
+        for case in cases {
+            assert_eq!(end(&mut alice, case).await.status, 400, "{case:?}");
+        }
+        for csrf in ["", "guessed"] {
+            let refused = alice.post("/oidc/session/end/confirm", &[("csrf", csrf), ("logout", "yes")]).await;
+            assert_eq!(refused.status, 403);
+        }
+        let csrf = end(&mut alice, &[]).await.field("csrf");
+        let form =
+            [("csrf", csrf.as_str()), ("logout", "yes"), ("client_id", "official"), ("post_logout_redirect_uri", "http://evil.example/")];
+        assert_eq!(alice.post("/oidc/session/end/confirm", &form).await.status, 400);
+        assert!(alice.authorize("official", &[]).await.answer("code").is_some());
+    }
+}

@@ -25,8 +25,10 @@ const TRIES_MAX: u8 = 10;
 pub struct Interaction {
     pub asked: AuthorizationRequest,
     browser: String,
-    /// What each of its forms must bring back.
-    pub csrf: String,
+    /// What the form of the sign-in page must bring back.
+    pub sign_in_csrf: String,
+    /// The same for the consent page; another one for each user who signs in.
+    pub consent_csrf: String,
     pub tries_left: u8,
     /// The id of the session that was started in it.
     signed_in: Option<String>,
@@ -57,13 +59,21 @@ pub fn begin(state: &State, headers: &HeaderMap, asked: AuthorizationRequest) ->
         };
         return Ok(page::see_other(&error_address(state, &asked.redirect_uri, asked.state.as_deref(), &refusal)));
     }
-    let (id, csrf) = (random_text()?, random_text()?);
+    let (id, sign_in_csrf, consent_csrf) = (random_text()?, random_text()?, random_text()?);
     let browser = match page::cookie(headers, COOKIE) {
         Some(shown) if state.interactions().iter().any(|(_, known)| page::same_secret(&known.browser, Some(&shown))) => shown,
         _ => random_text()?,
     };
-    let interaction =
-        Interaction { asked, browser: browser.clone(), csrf, tries_left: TRIES_MAX, signed_in: None, shown: None, consented: false };
+    let interaction = Interaction {
+        asked,
+        browser: browser.clone(),
+        sign_in_csrf,
+        consent_csrf,
+        tries_left: TRIES_MAX,
+        signed_in: None,
+        shown: None,
+        consented: false,
+    };
     state.interactions().insert(id.clone(), interaction);
     let mut reply = page::see_other(&page_of(&needed, &id));
     page::set_cookie(&mut reply, COOKIE, &browser);
@@ -109,11 +119,11 @@ pub fn origins(address: &str) -> Vec<String> {
     url.map(|url| url.origin()).filter(|origin| origin.is_tuple()).map(|origin| origin.ascii_serialization()).into_iter().collect()
 }
 
-/// A user has signed in. The forms from before are worth nothing any more.
+/// A user has signed in. A consent page from before is worth nothing any more.
 pub fn signed_in(state: &State, id: &str, session: &Session) -> Result<(), Refusal> {
     let csrf = random_text()?;
     if let Some(interaction) = state.interactions().get_mut(id) {
-        interaction.csrf = csrf;
+        interaction.consent_csrf = csrf;
         interaction.signed_in = Some(session.id.clone());
         (interaction.shown, interaction.consented) = (None, false);
     }

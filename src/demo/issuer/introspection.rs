@@ -167,3 +167,123 @@ fn is_jwt(token: &str) -> bool {
     let header = parts.next().and_then(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
     parts.count() == 2 && header.is_some_and(|header| serde_json::from_slice::<Map<String, Value>>(&header).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Issuer;
+    use super::super::visitor::{Page, Visitor, call, client as http, encoded, exchange, refresh, start};
+    use super::*;
+
+    /// An opaque token of WeatherBot's for Alice, with its refresh token.
+    async fn tokens(issuer: &Issuer) -> Value {
+        let all = [("scope", "openid offline_access profile email read:weather write:weather"), ("prompt", "consent")];
+        let code = Visitor::of(issuer).code("weatherbot", "alice", &all).await;
+        exchange(issuer, "weatherbot", &code, &[("resource", "")]).await.1
+    }
+
+    async fn ask(issuer: &Issuer, endpoint: &str, client: &str, token: &Value) -> (u16, Value) {
+        call(issuer, endpoint, client, &[("token", token.as_str().unwrap())]).await
+    }
+
+    fn names(answer: &Value) -> Vec<&str> {
+        let mut names: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[tokio::test]
+    async fn an_opaque_token_is_described_to_any_confidential_client_and_to_no_other() {
+        let issuer = start().await;
+        let tokens = tokens(&issuer).await;
+        for client in ["weatherbot", "official", "nothing", "cron"] {
+            let (status, answer) = ask(&issuer, "/token/introspection", client, &tokens["access_token"]).await;
+            assert_eq!((status, names(&answer)), (200, vec!["active", "client_id", "exp", "iat", "iss", "scope", "sub", "token_type"]));
+            assert_eq!([&answer["client_id"], &answer["sub"], &answer["token_type"]], ["weatherbot", "alice", "Bearer"]);
+            // Never a scope of a resource.
+            assert_eq!(answer["scope"], "openid offline_access profile email");
+        }
+        let (status, answer) = ask(&issuer, "/token/introspection", "spa", &tokens["access_token"]).await;
+        assert_eq!((status, answer), (200, json!({ "active": false })));
+        let (_, answer) = ask(&issuer, "/token/introspection", "cron", &tokens["refresh_token"]).await;
+        assert_eq!(names(&answer), ["active", "client_id", "exp", "iat", "iss", "scope", "sub"]);
+        assert_eq!(answer["scope"], "openid offline_access profile email read:weather");
+        let (_, own) = call(&issuer, "/token", "cron", &[("grant_type", "client_credentials")]).await;
+        let (_, answer) = ask(&issuer, "/token/introspection", "official", &own["access_token"]).await;
+        assert_eq!((&answer["active"], &answer["client_id"], answer.get("scope")), (&json!(true), &json!("cron"), None));
+    }
+
+    #[tokio::test]
+    async fn what_is_unknown_is_inactive_and_a_jwt_is_refused() {
+        let issuer = start().await;
+        let jwt = json!(issuer.token(super::super::TokenRequest::default()));
+        for (token, status, error) in
+            [(&jwt, 400, Some("unsupported_token_type")), (&json!("nonsense"), 200, None), (&json!("a.b.c"), 200, None)]
+        {
+            let (found, answer) = ask(&issuer, "/token/introspection", "cron", token).await;
+            assert_eq!((found, answer["error"].as_str()), (status, error));
+            let (found, answer) = ask(&issuer, "/token/revocation", "cron", token).await;
+            assert_eq!((found, answer["error"].as_str()), (status, error));
+        }
+        let (status, answer) = call(&issuer, "/token/introspection", "cron", &[]).await;
+        assert_eq!((status, &answer["error_description"]), (400, &json!("missing required parameter 'token'")));
+        let post =
+            |url: String| http().post(url).header("content-type", "application/x-www-form-urlencoded").body(encoded(&[("token", "x")]));
+        for endpoint in ["introspection", "revocation"] {
+            let url = format!("{}/token/{endpoint}", issuer.url());
+            assert_eq!(post(url.clone()).send().await.unwrap().status(), 400);
+            assert_eq!(post(url.clone()).bearer_auth("x").send().await.unwrap().status(), 400);
+            assert_eq!(post(url).basic_auth("cron", Some("x")).send().await.unwrap().status(), 401);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_its_owner_revokes_a_token_and_the_other_kind_goes_with_it() {
+        let issuer = start().await;
+        for kind in ["access_token", "refresh_token"] {
+            let tokens = tokens(&issuer).await;
+            let (status, answer) = ask(&issuer, "/token/revocation", "cron", &tokens[kind]).await;
+            assert_eq!((status, &answer["error_description"]), (400, &json!("client is not authorized to revoke the presented token")));
+            assert_eq!(ask(&issuer, "/token/introspection", "cron", &tokens[kind]).await.1["active"], true);
+            assert_eq!(ask(&issuer, "/token/revocation", "weatherbot", &tokens[kind]).await, (200, Value::Null));
+            for kind in ["access_token", "refresh_token"] {
+                assert_eq!(ask(&issuer, "/token/introspection", "cron", &tokens[kind]).await.1, json!({ "active": false }));
+            }
+            assert_eq!(refresh(&issuer, "weatherbot", &tokens["refresh_token"], &[]).await.0, 400);
+        }
+        let (_, own) = call(&issuer, "/token", "cron", &[("grant_type", "client_credentials")]).await;
+        assert_eq!(ask(&issuer, "/token/revocation", "cron", &own["access_token"]).await.0, 200);
+        assert_eq!(ask(&issuer, "/token/introspection", "cron", &own["access_token"]).await.1["active"], false);
+    }
+
+    #[tokio::test]
+    async fn userinfo_is_for_opaque_tokens_of_users() {
+        let issuer = start().await;
+        let tokens = tokens(&issuer).await;
+        let url = format!("{}/me", issuer.url());
+        let get = async |token: Option<&str>| {
+            let request = http().get(&url);
+            let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
+            Page::of(request.send().await.unwrap()).await
+        };
+        let page = get(tokens["access_token"].as_str()).await;
+        let expected = ["created_at", "email", "email_verified", "name", "picture", "preferred_username", "sub", "updated_at", "username"];
+        assert_eq!((page.status, names(&page.json())), (200, expected.to_vec()));
+        let none = get(None).await;
+        assert_eq!(
+            (none.status, none.headers["www-authenticate"].to_str().unwrap()),
+            (401, format!(r#"Bearer realm="{}""#, issuer.url()).as_str())
+        );
+        let (_, own) = call(&issuer, "/token", "cron", &[("grant_type", "client_credentials")]).await;
+        let jwt = issuer.token(super::super::TokenRequest::default());
+        for token in [jwt.as_str(), "garbage", tokens["refresh_token"].as_str().unwrap(), own["access_token"].as_str().unwrap()] {
+            let page = get(Some(token)).await;
+            assert_eq!((page.status, &page.json()["error_description"]), (401, &json!("invalid token provided")));
+            assert!(page.headers["www-authenticate"].to_str().unwrap().contains(r#"error="invalid_token""#));
+        }
+        let code = Visitor::of(&issuer).code("official", "alice", &[("scope", "profile")]).await;
+        let (_, answer) = exchange(&issuer, "official", &code, &[("resource", "")]).await;
+        assert_eq!(get(answer["access_token"].as_str()).await.status, 403);
+        issuer.withdraw("alice", "weatherbot");
+        assert_eq!(get(tokens["access_token"].as_str()).await.status, 401);
+    }
+}

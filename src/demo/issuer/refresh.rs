@@ -16,7 +16,7 @@ use crate::demo::event::event;
 pub fn exchange(state: &State, client: &Application, parameters: &Parameters) -> Result<Value, Refusal> {
     let shown = parameters.required("refresh_token")?;
     let authorization = known(state, client, shown)?;
-    let (user, grant) = tokens::standing(state, &authorization).inspect_err(|_| {
+    tokens::standing(state, &authorization).inspect_err(|_| {
         event(&client.name, "refreshes a token", "refused", "the grant was revoked, or the user is suspended or gone");
     })?;
     let resource = tokens::resource(state, &authorization, parameters)?;
@@ -32,11 +32,10 @@ pub fn exchange(state: &State, client: &Application, parameters: &Parameters) ->
             asked
         }
     };
-    drop((user, grant));
     rotate(state, client, shown)?;
     // OpenID Connect Core §12.2: no nonce, which belongs to the request that was answered long ago.
     let issued = tokens::issue(state, client, &authorization, &asked, resource.as_ref(), None)?;
-    event(&client.name, &format!("refreshes its token for {}", issued.user), &issued.decision(), &issued.reason(resource.as_ref()));
+    event(&client.name, &format!("refreshes its token for {}", issued.user), &issued.decision(), &issued.reason(client, resource.as_ref()));
     Ok(issued.response)
 }
 
@@ -72,4 +71,128 @@ fn rotate(state: &State, client: &Application, shown: &str) -> Result<(), Refusa
     state.grants().revoke(&grant);
     event(&client.name, "refreshes with an old token", "refused", "it was replaced before; the grant and what came of it are revoked");
     Err(Refusal::invalid_grant())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::visitor::{SECOND, Visitor, WEATHER, exchange, part, refresh, start, start_with};
+    use super::super::{Issuer, Lifetimes};
+    use super::*;
+
+    const ALL: &[(&str, &str)] = &[("scope", "openid offline_access profile read:weather write:weather"), ("prompt", "consent")];
+
+    /// What Alice's code gave this application.
+    async fn tokens(issuer: &Issuer, client_id: &str) -> Value {
+        let code = Visitor::of(issuer).code(client_id, "alice", ALL).await;
+        let (status, answer) = exchange(issuer, client_id, &code, &[]).await;
+        assert_eq!(status, 200);
+        answer
+    }
+
+    async fn for_weather(issuer: &Issuer, client_id: &str, token: &Value) -> (u16, Value) {
+        refresh(issuer, client_id, token, &[("resource", WEATHER)]).await
+    }
+
+    #[tokio::test]
+    async fn each_use_gives_a_new_one_and_the_old_one_is_good_for_a_moment() {
+        let issuer = start().await;
+        for client in ["weatherbot", "spa"] {
+            let first = tokens(&issuer, client).await["refresh_token"].clone();
+            let (status, answer) = for_weather(&issuer, client, &first).await;
+            assert_eq!((status, &answer["scope"]), (200, &json!("read:weather")));
+            assert_ne!(answer["refresh_token"], first);
+            // Two requests that cross.
+            assert_eq!(for_weather(&issuer, client, &first).await.0, 200);
+            let (status, answer) = refresh(&issuer, client, &answer["refresh_token"], &[]).await;
+            assert_eq!((status, &answer["scope"]), (200, &json!("openid offline_access profile")));
+            assert!(!answer["access_token"].as_str().unwrap().contains('.') && part(&answer["id_token"], 1)["sub"] == "alice");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_later_with_an_old_one_ends_them_all() {
+        let issuer = start_with(Lifetimes { refresh_reuse: std::time::Duration::ZERO, ..Lifetimes::default() }).await;
+        let first = tokens(&issuer, "weatherbot").await["refresh_token"].clone();
+        let (_, second) = for_weather(&issuer, "weatherbot", &first).await;
+        let (status, answer) = for_weather(&issuer, "weatherbot", &first).await;
+        assert_eq!((status, &answer["error"]), (400, &json!("invalid_grant")));
+        assert_eq!(for_weather(&issuer, "weatherbot", &second["refresh_token"]).await.0, 400);
+        assert!(issuer.0.state.grants().of_user("alice").is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_it_gives_is_worked_out_anew() {
+        let issuer = start().await;
+        let state = &issuer.0.state;
+        let mut token = tokens(&issuer, "weatherbot").await["refresh_token"].clone();
+        let ceiling = state.tenant().scope_ids(WEATHER, &["read:weather"]);
+        let wider = state.tenant().scope_ids(WEATHER, &["read:weather", "write:weather"]);
+        let set_ceiling = |ids: Vec<String>| {
+            let mut tenant = state.tenant();
+            tenant.applications.iter_mut().find(|app| app.id == "weatherbot").unwrap().ceiling.resource_scopes = ids;
+        };
+        let set_roles = |scopes: &[&str]| state.tenant().users[0].scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        // Fixtures 06-grants-webhooks/11, 13 and 15: no permission or no role is no scope, and it comes back with them.
+        let steps: [(&dyn Fn(), &str); 5] = [
+            (&|| set_ceiling(Vec::new()), ""),
+            (&|| set_ceiling(ceiling.clone()), "read:weather"),
+            (&|| set_roles(&[]), ""),
+            (&|| set_roles(&["read:weather", "write:weather"]), "read:weather"),
+            // The user never allowed the other one.
+            (&|| set_ceiling(wider.clone()), "read:weather"),
+        ];
+        for (change, scope) in steps {
+            change();
+            let (status, answer) = for_weather(&issuer, "weatherbot", &token).await;
+            assert_eq!((status, answer["scope"].as_str()), (200, Some(scope)));
+            assert_eq!(part(&answer["access_token"], 1).get("scope").is_some(), !scope.is_empty());
+            token = answer["refresh_token"].clone();
+        }
+    }
+
+    #[tokio::test]
+    async fn it_can_be_narrowed_and_not_widened() {
+        let issuer = start().await;
+        let token = tokens(&issuer, "official").await["refresh_token"].clone();
+        let (status, answer) = refresh(&issuer, "official", &token, &[("resource", WEATHER), ("scope", "read:weather")]).await;
+        assert_eq!((status, &answer["scope"], answer.get("id_token")), (200, &json!("read:weather"), None));
+        // The next one stands for all of it again.
+        let (_, answer) = for_weather(&issuer, "official", &answer["refresh_token"]).await;
+        assert_eq!(answer["scope"], "read:weather write:weather");
+        let token = tokens(&issuer, "weatherbot").await["refresh_token"].clone();
+        let (status, answer) = refresh(&issuer, "weatherbot", &token, &[("resource", WEATHER), ("scope", "write:weather")]).await;
+        // Fixture 07-features/refresh-downscope.
+        let expected = json!({
+            "code": "oidc.invalid_scope",
+            "message": "Invalid scope: {{error_description}}.",
+            "error": "invalid_scope",
+            "error_description": "refresh token missing requested scope",
+            "scope": "write:weather",
+        });
+        assert_eq!((status, answer), (400, expected));
+    }
+
+    #[tokio::test]
+    async fn it_is_bound_to_its_client_and_its_resources() {
+        let issuer = start().await;
+        let token = tokens(&issuer, "weatherbot").await["refresh_token"].clone();
+        let (_, opaque) = refresh(&issuer, "weatherbot", &token, &[]).await;
+        let cases = [
+            ("official", &token, WEATHER, "invalid_grant"),
+            ("weatherbot", &token, SECOND, "invalid_target"),
+            ("weatherbot", &json!("unknown"), WEATHER, "invalid_grant"),
+            ("weatherbot", &json!(""), WEATHER, "invalid_request"),
+            // An access token is none.
+            ("weatherbot", &opaque["access_token"], WEATHER, "invalid_grant"),
+        ];
+        for (client, token, resource, error) in cases {
+            let (status, answer) = refresh(&issuer, client, token, &[("resource", resource)]).await;
+            assert_eq!((status, answer["error"].as_str()), (400, Some(error)), "{client} {resource}");
+        }
+        issuer.0.state.tenant().applications.retain(|app| app.id != "weatherbot");
+        let (status, answer) = for_weather(&issuer, "weatherbot", &token).await;
+        assert_eq!((status, &answer["error"]), (400, &json!("invalid_client")));
+    }
 }

@@ -56,7 +56,7 @@ pub async fn answer(state: &State, request: Request<Incoming>) -> Result<Reply, 
         Err(status) => return Ok(notice::unreadable(status)),
     };
     let Some((id, interaction)) = interaction::find(state, &head.headers, &form) else { return Ok(notice::expired()) };
-    if !page::same_secret(&interaction.csrf, form.one("csrf")) {
+    if !page::same_secret(&interaction.sign_in_csrf, form.one("csrf")) {
         return Ok(notice::forged());
     }
     let what = interaction::client(state, &interaction).map_or("signs in".to_owned(), |client| format!("signs in for {}", client.name));
@@ -116,7 +116,7 @@ fn render(
         application: &client.name,
         third_party: client.third_party,
         interaction: id,
-        csrf: &interaction.csrf,
+        csrf: &interaction.sign_in_csrf,
         choices: users.iter().map(choice).collect(),
         password: shared.unwrap_or_default(),
         shared_password: shared,
@@ -214,6 +214,17 @@ mod tests {
         let twice = [("interaction", interaction.as_str()), ("csrf", &csrf), ("csrf", &csrf), ("user", "alice"), ("password", "demo")];
         assert_eq!(visitor.post("/sign-in", &twice).await.status, 403);
         assert!(!visitor.cookies.contains_key(session::COOKIE));
+    }
+
+    #[tokio::test]
+    async fn a_button_that_is_pressed_twice_is_no_forgery() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let at = alice.authorize("weatherbot", &[]).await;
+        let page = alice.get(at.location()).await;
+        alice.submit_sign_in(&page, "alice", "demo").await;
+        let at = alice.submit_sign_in(&page, "alice", "demo").await;
+        assert!(alice.consent(&at, "allow").await.answer("code").is_some());
     }
 
     #[tokio::test]

@@ -65,11 +65,12 @@ impl Issued {
         }
     }
 
-    pub fn reason(&self, resource: Option<&Resource>) -> String {
+    pub fn reason(&self, client: &Application, resource: Option<&Resource>) -> String {
         match resource {
-            Some(resource) => {
-                format!("asked, allowed by {}, and within the roles and the app's ceiling, for {}", self.user, resource.indicator)
+            Some(Resource { indicator, .. }) if client.third_party => {
+                format!("what {} allowed, within the roles and the app's ceiling, for {indicator}", self.user)
             }
+            Some(Resource { indicator, .. }) => format!("what the roles of {} give the company's own app, for {indicator}", self.user),
             None => "no resource was named, so that it is opaque".to_owned(),
         }
     }

@@ -66,6 +66,9 @@ pub fn challenge() -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, VERIFIER.as_bytes()))
 }
 
+/// Names and values of a query or a form.
+pub type Fields<'f> = &'f [(&'f str, &'f str)];
+
 /// A browser.
 pub struct Visitor {
     client: Client,
@@ -105,14 +108,14 @@ impl Visitor {
         self.send(request).await
     }
 
-    pub async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Page {
+    pub async fn post(&mut self, path: &str, form: Fields<'_>) -> Page {
         let request = self.client.post(format!("{}{path}", self.origin));
         let request = request.header("content-type", "application/x-www-form-urlencoded").body(encoded(form));
         self.send(request).await
     }
 
     /// An application's question, with everything that is not said otherwise in order. An empty value leaves one out.
-    pub async fn authorize(&mut self, client_id: &str, parameters: &[(&str, &str)]) -> Page {
+    pub async fn authorize(&mut self, client_id: &str, parameters: Fields<'_>) -> Page {
         self.get(&format!("/oidc/auth?{}", question(client_id, parameters))).await
     }
 
@@ -137,7 +140,7 @@ impl Visitor {
     }
 
     /// The whole way, with everything in order: the code.
-    pub async fn code(&mut self, client_id: &str, user: &str, parameters: &[(&str, &str)]) -> String {
+    pub async fn code(&mut self, client_id: &str, user: &str, parameters: Fields<'_>) -> String {
         let mut page = self.authorize(client_id, parameters).await;
         if page.location().starts_with("/sign-in") {
             page = self.sign_in(&page, user).await;
@@ -178,11 +181,11 @@ impl Page {
     }
 }
 
-pub fn encoded(form: &[(&str, &str)]) -> String {
+pub fn encoded(form: Fields<'_>) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }
 
-pub fn question(client_id: &str, parameters: &[(&str, &str)]) -> String {
+pub fn question(client_id: &str, parameters: Fields<'_>) -> String {
     let challenge = challenge();
     let usual = [
         ("client_id", client_id),
@@ -201,7 +204,7 @@ pub fn question(client_id: &str, parameters: &[(&str, &str)]) -> String {
 }
 
 /// Posts a form to an endpoint for programs, as a client; a public one has no secret.
-pub async fn call(issuer: &Issuer, path: &str, client_id: &str, form: &[(&str, &str)]) -> (u16, Value) {
+pub async fn call(issuer: &Issuer, path: &str, client_id: &str, form: Fields<'_>) -> (u16, Value) {
     let request = client().post(format!("{}{path}", issuer.url())).header("content-type", "application/x-www-form-urlencoded");
     let request = match client_id.ends_with("spa") {
         true => request.body(encoded(&[form, &[("client_id", client_id)]].concat())),
@@ -213,7 +216,7 @@ pub async fn call(issuer: &Issuer, path: &str, client_id: &str, form: &[(&str, &
 }
 
 /// Exchanges a code as the client that it was given to, for the weather; an empty value leaves a parameter out.
-pub async fn exchange(issuer: &Issuer, client_id: &str, code: &str, parameters: &[(&str, &str)]) -> (u16, Value) {
+pub async fn exchange(issuer: &Issuer, client_id: &str, code: &str, parameters: Fields<'_>) -> (u16, Value) {
     let usual = [
         ("grant_type", "authorization_code"),
         ("code", code),
@@ -227,7 +230,7 @@ pub async fn exchange(issuer: &Issuer, client_id: &str, code: &str, parameters: 
     call(issuer, "/token", client_id, &form).await
 }
 
-pub async fn refresh(issuer: &Issuer, client_id: &str, token: &Value, parameters: &[(&str, &str)]) -> (u16, Value) {
+pub async fn refresh(issuer: &Issuer, client_id: &str, token: &Value, parameters: Fields<'_>) -> (u16, Value) {
     let form = [&[("grant_type", "refresh_token"), ("refresh_token", token.as_str().unwrap())], parameters].concat();
     call(issuer, "/token", client_id, &form).await
 }

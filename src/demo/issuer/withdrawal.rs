@@ -54,3 +54,91 @@ impl State {
         (user, client)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::visitor::{Visitor, WEATHER, call, exchange, refresh, start};
+    use super::*;
+
+    const ALL: &[(&str, &str)] = &[("scope", "openid offline_access profile read:weather"), ("prompt", "consent")];
+
+    /// An opaque token of this browser's user for an application, and the refresh token beside it.
+    async fn tokens(issuer: &Issuer, visitor: &mut Visitor, client_id: &str, user: &str) -> Value {
+        let code = visitor.code(client_id, user, ALL).await;
+        exchange(issuer, client_id, &code, &[("resource", "")]).await.1
+    }
+
+    async fn is_active(issuer: &Issuer, tokens: &Value) -> bool {
+        let form = [("token", tokens["access_token"].as_str().unwrap())];
+        call(issuer, "/token/introspection", "cron", &form).await.1["active"] == true
+    }
+
+    #[tokio::test]
+    async fn a_withdrawal_ends_every_sessions_grant_of_that_user_and_application_alone() {
+        let issuer = start().await;
+        let (mut alice, mut elsewhere, mut bob) = (Visitor::of(&issuer), Visitor::of(&issuer), Visitor::of(&issuer));
+        let first = tokens(&issuer, &mut alice, "weatherbot", "alice").await;
+        let second = tokens(&issuer, &mut elsewhere, "weatherbot", "alice").await;
+        let others = [
+            ("official", tokens(&issuer, &mut alice, "official", "alice").await),
+            ("weatherbot", tokens(&issuer, &mut bob, "weatherbot", "bob").await),
+        ];
+        let code = alice.authorize("weatherbot", &[("scope", "openid read:weather")]).await.answer("code").unwrap();
+        assert_eq!(issuer.withdraw("alice", "weatherbot"), 2);
+        assert_eq!(issuer.withdraw("alice", "weatherbot"), 0);
+        for tokens in [first, second] {
+            assert!(!is_active(&issuer, &tokens).await);
+            let (status, answer) = refresh(&issuer, "weatherbot", &tokens["refresh_token"], &[]).await;
+            // Fixture 06-grants-webhooks/08-refresh-after-grant-revoked.
+            let expected = json!({
+                "code": "oidc.invalid_grant",
+                "message": "Grant request is invalid.",
+                "error_uri": "https://openid.sh/debug/invalid_grant",
+                "error": "invalid_grant",
+                "error_description": "grant request is invalid",
+            });
+            assert_eq!((status, answer), (400, expected));
+        }
+        // A code from before is worth nothing either.
+        assert_eq!(exchange(&issuer, "weatherbot", &code, &[]).await.1["error"], "invalid_grant");
+        for (client, tokens) in others {
+            assert!(is_active(&issuer, &tokens).await);
+            assert_eq!(refresh(&issuer, client, &tokens["refresh_token"], &[]).await.0, 200);
+        }
+        // Alice is asked again.
+        assert!(alice.authorize("weatherbot", &[]).await.location().starts_with("/consent"));
+    }
+
+    #[tokio::test]
+    async fn what_a_suspension_ends_does_not_come_back() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let tokens = tokens(&issuer, &mut alice, "weatherbot", "alice").await;
+        let code = alice.authorize("official", &[]).await.answer("code").unwrap();
+        assert!(issuer.suspend("alice", true) && !issuer.suspend("nobody", true));
+        assert!(!is_active(&issuer, &tokens).await);
+        assert_eq!(refresh(&issuer, "weatherbot", &tokens["refresh_token"], &[("resource", WEATHER)]).await.1["error"], "invalid_grant");
+        issuer.suspend("alice", false);
+        assert!(!is_active(&issuer, &tokens).await);
+        assert_eq!(refresh(&issuer, "weatherbot", &tokens["refresh_token"], &[]).await.0, 400);
+        assert_eq!(exchange(&issuer, "official", &code, &[]).await.0, 400);
+        assert!(alice.authorize("official", &[]).await.location().starts_with("/sign-in"));
+        assert!(!issuer.0.state.grants().of_user("alice").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_user_suspended_by_another_way_has_nothing_meanwhile() {
+        let issuer = start().await;
+        let mut alice = Visitor::of(&issuer);
+        let tokens = tokens(&issuer, &mut alice, "weatherbot", "alice").await;
+        issuer.0.state.tenant().users[0].suspended = true;
+        assert!(!is_active(&issuer, &tokens).await);
+        assert_eq!(refresh(&issuer, "weatherbot", &tokens["refresh_token"], &[]).await.0, 400);
+        assert!(alice.authorize("official", &[]).await.location().starts_with("/sign-in"));
+        issuer.0.state.tenant().users.remove(0);
+        assert!(!is_active(&issuer, &tokens).await);
+        assert!(alice.authorize("official", &[]).await.location().starts_with("/sign-in"));
+    }
+}
