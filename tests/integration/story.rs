@@ -1,15 +1,13 @@
 //! The story of the demo, played by a browser: what Alice allows is what WeatherBot gets, and nothing else.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use reqwest::redirect::Policy;
 use wicketgate::app::App;
 use wicketgate::demo::issuer::{Application, Ceiling, Issuer, Resource, Settings, SigningAlgorithm, Tenant, TokenRequest, User};
 use wicketgate::demo::{OfficialApp, OfficialAppSettings, StartPage, StartPageSettings, Weather, WeatherBot, WeatherBotSettings};
 use wicketgate::reload::Source;
 
-use crate::support::{Reserved, loopback, reserve, soon, until};
+use crate::support::{Browser, Page, Reserved, loopback, reserve, soon, until};
 
 /// Everybody, on ports of their own.
 struct Story {
@@ -98,127 +96,13 @@ async fn story(token_lifetime_seconds: i64) -> Story {
     Story { issuer, weather, _running: running, gate, weatherbot, official_app, start_page, _ports: ports, _directory: directory }
 }
 
-/// A browser that keeps cookies as browsers do, for the host whatever the port, and follows redirects.
-struct Browser {
-    client: reqwest::Client,
-    cookies: BTreeMap<String, String>,
-}
-
-/// What the browser shows.
-struct Page {
-    status: u16,
-    url: reqwest::Url,
-    text: String,
-    policy: String,
-    /// Where it came by, the latest last.
-    way: Vec<String>,
-}
-
-impl Page {
-    /// The value of an input of that name in the form with that action.
-    fn field(&self, action: &str, name: &str) -> String {
-        let form = self.text.split("<form").find(|form| form.contains(&format!("action=\"{action}\""))).unwrap_or_else(|| {
-            panic!("no form {action} on {}:\n{}", self.url, self.text);
-        });
-        let input = form.split("<input").find(|input| input.contains(&format!("name=\"{name}\""))).unwrap();
-        input.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
-    }
-
-    fn has(&self, text: &str) -> bool {
-        self.text.contains(text)
-    }
-
-    fn shows(&self, text: &str) {
-        assert!(self.has(text), "{text:?} is not on {}:\n{}", self.url, self.text);
-    }
-}
-
-impl Browser {
-    fn new() -> Self {
-        let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
-        Self { client, cookies: BTreeMap::new() }
-    }
-
-    async fn get(&mut self, url: &str) -> Page {
-        let url = reqwest::Url::parse(url).unwrap();
-        self.follow(reqwest::Method::GET, url, None, None).await
-    }
-
-    /// Sends the form with that action, with the fields that it has and these.
-    async fn send(&mut self, page: &Page, action: &str, fields: &[(&str, &str)]) -> Page {
-        self.send_and_follow(page, action, fields, None).await
-    }
-
-    async fn send_and_follow(&mut self, page: &Page, action: &str, fields: &[(&str, &str)], stop_before: Option<&str>) -> Page {
-        let mut body = url::form_urlencoded::Serializer::new(String::new());
-        for hidden in ["form_secret", "interaction", "csrf"] {
-            let form = page.text.split("<form").find(|form| form.contains(&format!("action=\"{action}\""))).unwrap_or_default();
-            if form.split("</form>").next().unwrap_or_default().contains(&format!("name=\"{hidden}\"")) {
-                body.append_pair(hidden, &page.field(action, hidden));
-            }
-        }
-        body.extend_pairs(fields);
-        let url = page.url.join(action).unwrap();
-        self.follow(reqwest::Method::POST, url, Some(body.finish()), stop_before).await
-    }
-
-    async fn follow(
-        &mut self,
-        mut method: reqwest::Method,
-        mut url: reqwest::Url,
-        mut body: Option<String>,
-        stop_before: Option<&str>,
-    ) -> Page {
-        let mut way = Vec::new();
-        loop {
-            assert!(way.len() < 20, "round in circles: {way:#?}");
-            way.push(url.to_string());
-            let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let mut request = self.client.request(method.clone(), url.clone());
-            if !cookies.is_empty() {
-                request = request.header("cookie", cookies.join("; "));
-            }
-            if let Some(body) = body.take() {
-                request = request.header("content-type", "application/x-www-form-urlencoded").body(body);
-            }
-            let response = soon("an answer", request.send()).await.unwrap();
-            for cookie in response.headers().get_all("set-cookie") {
-                let (name, rest) = cookie.to_str().unwrap().split_once('=').unwrap();
-                let value = rest.split(';').next().unwrap();
-                match value.is_empty() {
-                    true => self.cookies.remove(name),
-                    false => self.cookies.insert(name.to_owned(), value.to_owned()),
-                };
-            }
-            let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
-            let (status, policy, location) = (response.status().as_u16(), header("content-security-policy"), header("location"));
-            if (300..400).contains(&status) && stop_before.is_none_or(|stop| !location.contains(stop)) {
-                url = url.join(&location).unwrap();
-                method = reqwest::Method::GET;
-                continue;
-            }
-            let text = match location.is_empty() {
-                true => response.text().await.unwrap(),
-                false => location,
-            };
-            return Page { status, url, text, policy, way };
-        }
-    }
-
-    async fn sign_in(&mut self, page: &Page, user: &str) -> Page {
-        self.send(page, "/sign-in", &[("user", user), ("password", "demo")]).await
-    }
-
-    async fn decide(&mut self, page: &Page, decision: &str) -> Page {
-        self.send(page, "/consent", &[("decision", decision)]).await
-    }
-
+impl Story {
     /// From WeatherBot's empty page to an answered question.
-    async fn ask_and_allow(&mut self, story: &Story, user: &str, question: &str) -> Page {
-        let page = self.get(&url(story.weatherbot.address())).await;
-        let page = self.send(&page, "/ask", &[("question", question)]).await;
-        let page = self.sign_in(&page, user).await;
-        self.decide(&page, "allow").await
+    async fn ask_and_allow(&self, browser: &mut Browser, user: &str, question: &str) -> Page {
+        let page = browser.get(&url(self.weatherbot.address())).await;
+        let page = browser.send(&page, "/ask", &[("question", question)]).await;
+        let page = browser.sign_in(&page, user).await;
+        browser.decide(&page, "allow").await
     }
 }
 
@@ -269,7 +153,7 @@ async fn a_question_goes_from_refusal_over_consent_to_an_answer_and_the_next_nee
 async fn no_secret_and_no_token_stands_on_the_page() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let page = story.ask_and_allow(&mut browser, "alice", "Weather in Oslo?").await;
     let callback = page.way.iter().find(|url| url.contains("/callback?")).unwrap().clone();
     let callback = reqwest::Url::parse(&callback).unwrap();
     for (name, value) in callback.query_pairs().filter(|(name, _)| name != "iss") {
@@ -302,7 +186,7 @@ async fn who_cancels_gives_nothing_and_is_answered_kindly() {
 async fn writing_is_refused_explained_asked_for_and_then_done() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let page = story.ask_and_allow(&mut browser, "alice", "Weather in Oslo?").await;
     let page = browser.send(&page, "/ask", &[("question", "Report snow in Lima.")]).await;
     page.shows("For this I need write:weather");
     assert_eq!(steps(&page), ["WeatherBot → Gate POST /forecast/Lima 403 Forbidden"]);
@@ -321,7 +205,7 @@ async fn writing_is_refused_explained_asked_for_and_then_done() {
 async fn who_lacks_the_permission_is_told_so_and_not_asked_in_circles() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "bob", "Weather in Oslo?").await;
+    let page = story.ask_and_allow(&mut browser, "bob", "Weather in Oslo?").await;
     page.shows("either your account lacks that permission");
     assert_eq!(story.issuer.counts().token, 1);
     // At his wish he is asked once more, and the answer is the same.
@@ -336,7 +220,7 @@ async fn an_expired_token_is_refreshed_without_the_user_and_the_refresh_token_ro
     // Expired as soon as it is there, by WeatherBot's clock, which leaves a margin; the gate allows for skew.
     let story = story(2).await;
     let mut browser = Browser::new();
-    let mut page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let mut page = story.ask_and_allow(&mut browser, "alice", "Weather in Oslo?").await;
     for _ in 0..2 {
         page = browser.send(&page, "/ask", &[("question", "Lima")]).await;
         assert_eq!(steps(&page), ["WeatherBot → Issuer POST /oidc/token 200 OK", "WeatherBot → Gate GET /forecast/Lima 200 OK"]);
@@ -348,7 +232,7 @@ async fn an_expired_token_is_refreshed_without_the_user_and_the_refresh_token_ro
 async fn a_token_that_the_gate_refuses_is_refreshed_once_whatever_the_clock_says() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let page = story.ask_and_allow(&mut browser, "alice", "Weather in Oslo?").await;
     let ask_as = |expires_in| {
         let asked =
             TokenRequest { resource: story.gate.clone(), scope: Some("read:weather".to_owned()), expires_in, ..TokenRequest::default() };
@@ -435,7 +319,7 @@ async fn what_comes_from_outside_is_text_on_the_page() {
 async fn who_is_forgotten_leaves_nothing_behind() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "alice", "Which cities did I save?").await;
+    let page = story.ask_and_allow(&mut browser, "alice", "Which cities did I save?").await;
     let page = browser.send(&page, "/forget", &[]).await;
     page.shows("Nothing. No token");
     assert_eq!(steps(&page), ["WeatherBot → Issuer POST /oidc/token/revocation 200 OK"]);
@@ -446,7 +330,7 @@ async fn who_is_forgotten_leaves_nothing_behind() {
 async fn a_withdrawn_consent_ends_refreshing_at_once_and_the_token_when_it_expires() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let page = story.ask_and_allow(&mut browser, "alice", "Weather in Oslo?").await;
     let page = browser.send(&page, "/withdraw", &[]).await;
     page.shows("My refresh token is dead at once");
     let page = browser.send(&page, "/ask", &[("question", "Lima")]).await;
@@ -460,7 +344,7 @@ async fn a_withdrawn_consent_ends_refreshing_at_once_and_the_token_when_it_expir
 async fn signing_out_ends_both_sessions() {
     let story = story(3600).await;
     let mut browser = Browser::new();
-    let page = browser.ask_and_allow(&story, "alice", "Weather in Oslo?").await;
+    let page = story.ask_and_allow(&mut browser, "alice", "Weather in Oslo?").await;
     let confirmation = browser.send(&page, "/sign-out", &[]).await;
     assert_eq!((confirmation.status, confirmation.url.port()), (200, Some(story.issuer.address().port())), "{}", confirmation.text);
     assert!(!browser.cookies.contains_key("weatherbot_session"));
@@ -512,4 +396,71 @@ async fn the_start_page_leads_to_everybody() {
     }
     page.shows(&story.gate);
     page.shows(story.issuer.url());
+}
+
+/// A WeatherBot whose developer registered it somewhere else, or mistook the address.
+async fn other_weatherbot(story: &Story, issuer: &str, api: &str) -> WeatherBot {
+    let settings = WeatherBotSettings {
+        client_id: "weatherbot".to_owned(),
+        client_secret: "bot secret&é".to_owned(),
+        issuer: issuer.to_owned(),
+        api: api.to_owned(),
+        start_page: url(story.start_page.address()),
+        controls: None,
+    };
+    WeatherBot::start(loopback(), settings).await.unwrap()
+}
+
+#[tokio::test]
+async fn weatherbot_trusts_no_issuer_but_its_own_and_has_no_levers_without_the_demos() {
+    let story = story(3600).await;
+    let bot = other_weatherbot(&story, "https://id.example/oidc", &story.gate).await;
+    let mut browser = Browser::new();
+    let page = browser.get(&url(bot.address())).await;
+    assert!(!page.has("/rotate") && !page.has("/withdraw"));
+    let page = browser.send(&page, "/ask", &[("question", "Oslo")]).await;
+    page.shows("I am registered with https://id.example/oidc and give my secret to nobody else");
+    assert_eq!(steps(&page).len(), 2, "only the gate was asked");
+    assert_eq!((story.issuer.counts().discovery, story.issuer.counts().token), (1, 0), "only the gate's own fetch");
+}
+
+#[tokio::test]
+async fn a_gate_that_is_not_there_is_told_and_shown() {
+    let story = story(3600).await;
+    let nobody = reserve();
+    let bot = other_weatherbot(&story, story.issuer.url(), &url(nobody.address)).await;
+    let mut browser = Browser::new();
+    let page = browser.get(&url(bot.address())).await;
+    let page = browser.send(&page, "/ask", &[("question", "Oslo")]).await;
+    page.shows("I have no answer.");
+    assert!(steps(&page)[0].starts_with("WeatherBot → Gate GET /forecast/Oslo no answer:"), "{:?}", steps(&page));
+}
+
+#[tokio::test]
+async fn what_one_person_asked_is_not_shown_to_the_next() {
+    let story = story(3600).await;
+    let mut browser = Browser::new();
+    let page = story.ask_and_allow(&mut browser, "alice", "Which cities did I save?").await;
+    page.shows("You saved these cities:");
+    let step_up = browser.send(&page, "/write", &[]).await;
+    // The page asks who it is, and this time it is Bob.
+    let other = format!("http://{}/sign-in?{}", story.issuer.address(), step_up.url.query().unwrap());
+    let sign_in = browser.get(&other).await;
+    let consent = browser.sign_in(&sign_in, "bob").await;
+    let page = browser.decide(&consent, "allow").await;
+    page.shows("Signed in: <strong>bob</strong>");
+    assert!(!page.has("saved these cities") && !page.has("alice"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn signing_out_of_the_official_app_leads_past_the_issuer_and_back() {
+    let story = story(3600).await;
+    let mut browser = Browser::new();
+    let page = browser.get(&url(story.official_app.address())).await;
+    let sign_in = browser.send(&page, "/sign-in", &[]).await;
+    let page = browser.sign_in(&sign_in, "alice").await;
+    let confirmation = browser.send(&page, "/sign-out", &[]).await;
+    assert_eq!(confirmation.url.port(), Some(story.issuer.address().port()));
+    let page = browser.get(&url(story.official_app.address())).await;
+    page.shows("Not signed in");
 }

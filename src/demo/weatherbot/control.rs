@@ -47,7 +47,7 @@ pub async fn refresh(bot: &Bot, visit: &mut Visit) -> Next {
     let renewed = agent::renew(bot, visit, &mut wire).await;
     visit.put_back(wire);
     match renewed {
-        Ok(true) => visit.say("good", "I have a new access token and a new refresh token; nobody had to be asked."),
+        Ok(true) => visit.say("good", "I have a new access token, and nobody had to be asked."),
         Ok(false) => {
             let rest = match visit.access.as_ref() {
                 Some(access) => {
