@@ -15,16 +15,22 @@ pub struct Day {
 }
 
 impl Day {
+    /// Signs that every font has; a picture of its own kind for each sky.
     pub fn picture(&self) -> &'static str {
         match self.sky.as_str() {
-            "clear" => "☀️",
-            "cloudy" => "☁️",
-            "fog" => "🌫️",
-            "rain" => "🌧️",
-            "snow" => "❄️",
-            "storm" => "⛈️",
+            "clear" => "☀",
+            "cloudy" => "☁",
+            "fog" => "≋",
+            "rain" => "☂",
+            "snow" => "❄",
+            "storm" => "⚡",
             _ => "·",
         }
+    }
+
+    /// Both temperatures, with the sign for minus that is no hyphen.
+    pub fn range(&self) -> String {
+        format!("{} to {} °C", self.low, self.high).replace('-', "−")
     }
 }
 
@@ -58,6 +64,7 @@ mod tests {
     fn what_is_not_expected_is_left_out() {
         let answer = json!({ "forecast": [{ "day": "today", "sky": "snow", "high_celsius": 1, "low_celsius": -4 }, { "day": 7 }], "saved_cities": ["Oslo", 7] });
         assert_eq!(days(&answer), [Day { name: "today".to_owned(), sky: "snow".to_owned(), high: 1, low: -4 }]);
+        assert_eq!(days(&answer)[0].range(), "−4 to 1 °C");
         assert_eq!(saved_cities(&answer), ["Oslo"]);
         assert!(days(&Value::Null).is_empty() && saved_cities(&json!([])).is_empty());
         assert_eq!(days(&json!({ "forecast": vec![answer["forecast"][0].clone(); 99] })).len(), ITEMS_MAX);

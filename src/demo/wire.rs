@@ -16,8 +16,8 @@ const BODY_CHARS_MAX: usize = 4000;
 const SHOWN_CHARS: usize = 6;
 
 /// Parameters of forms and addresses that open something to whoever has them.
-const SECRET_PARAMETERS: [&str; 10] =
-    ["access_token", "assertion", "client_secret", "code", "code_verifier", "id_token_hint", "nonce", "refresh_token", "state", "token"];
+const SECRET_PARAMETERS: [&str; 9] =
+    ["access_token", "assertion", "code", "code_verifier", "id_token_hint", "nonce", "refresh_token", "state", "token"];
 /// Members of JSON answers. A `code` is none of them: there it is the name of an error.
 const SECRET_MEMBERS: [&str; 4] = ["access_token", "client_secret", "id_token", "refresh_token"];
 
@@ -168,11 +168,17 @@ pub const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A secret as it may be shown: how it begins, if it is long enough that this tells nothing, and how long it is.
 pub fn shortened(secret: &str) -> String {
-    let length = secret.chars().count();
-    match length {
+    match secret.chars().count() {
+        length if length < 4 * SHOWN_CHARS => hidden(secret),
+        length => format!("{}…({length} characters)", secret.chars().take(SHOWN_CHARS).collect::<String>()),
+    }
+}
+
+/// A secret that stays the same for long is not shown at all.
+fn hidden(secret: &str) -> String {
+    match secret.chars().count() {
         0 => String::new(),
-        _ if length < 4 * SHOWN_CHARS => format!("…({length} characters)"),
-        _ => format!("{}…({length} characters)", secret.chars().take(SHOWN_CHARS).collect::<String>()),
+        length => format!("…({length} characters)"),
     }
 }
 
@@ -181,7 +187,11 @@ fn parameters(text: Option<&str>) -> Vec<String> {
     pairs
         .enumerate()
         .map(|(i, (name, value))| {
-            let value = if SECRET_PARAMETERS.contains(&&*name) { shortened(&value) } else { readable(&value) };
+            let value = match &*name {
+                "client_secret" => hidden(&value),
+                name if SECRET_PARAMETERS.contains(&name) => shortened(&value),
+                _ => readable(&value),
+            };
             format!("{}{}={value}", if i == 0 { "" } else { "&" }, readable(&name))
         })
         .collect()
@@ -196,8 +206,9 @@ fn header_value(name: &header::HeaderName, value: &HeaderValue) -> String {
     let value = String::from_utf8_lossy(value.as_bytes());
     match name.as_str() {
         "authorization" => match value.split_once(' ') {
-            Some((scheme, secret)) => format!("{} {}", readable(scheme), shortened(secret)),
-            None => shortened(&value),
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => format!("{} {}", readable(scheme), shortened(token)),
+            Some((scheme, secret)) => format!("{} {}", readable(scheme), hidden(secret)),
+            None => hidden(&value),
         },
         "cookie" | "set-cookie" => "…".to_owned(),
         _ => readable(&value),
@@ -294,7 +305,7 @@ mod tests {
             .header("authorization", "Basic d2VhdGhlcmJvdDp3ZWF0aGVyYm90LXNlY3JldA==")
             .header("cookie", "session=a-cookie-value-of-somebody")
             .header("content-type", FORM)
-            .body(b"grant_type=authorization_code&code=the-code-from-the-callback&code_verifier=the-verifier-of-the-code&x=1".to_vec())
+            .body(b"grant_type=authorization_code&code=the-code-from-the-callback&code_verifier=the-verifier-of-the-code&client_secret=a-client-secret-that-stays-for-years".to_vec())
             .unwrap();
         let body = json!({ "access_token": TOKEN, "refresh_token": "a-refresh-token-of-some-length", "note": format!("echo {TOKEN}.") });
         let mut headers = HeaderMap::new();
@@ -304,7 +315,7 @@ mod tests {
         let mut wire = Wire::default();
         wire.exchange(Party::Issuer, "why", &request, Ok(&answer));
         let shown = format!("{wire:?}");
-        for secret in ["d2VhdGhlcmJvdDp", "the-code-from", "the-verifier", "a-refresh-token", "a-state-that", "a-cookie", TOKEN] {
+        for secret in ["d2Vhd", "the-code-from", "a-clie", "the-verifier", "a-refresh-token", "a-state-that", "a-cookie", TOKEN] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
         let step = &wire.steps()[0];

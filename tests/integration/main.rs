@@ -21,6 +21,7 @@ mod reloading;
 mod resting;
 mod slow_clients;
 mod slow_http2;
+mod story;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
 mod tls;

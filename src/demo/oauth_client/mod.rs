@@ -153,7 +153,8 @@ impl Client {
     /// New tokens without the user (RFC 6749 §6). The old refresh token may be used up by this.
     pub async fn refresh(&self, wire: &mut Wire, issuer: &IssuerMetadata, tokens: &Tokens, resource: &str) -> Result<Tokens, Trouble> {
         let refresh = tokens.refresh.as_ref().ok_or_else(|| Trouble::distrusted("there is no refresh token"))?;
-        let why = "A new access token for the refresh token, without asking anybody. The refresh token changes, too.";
+        let why =
+            "A new access token for the refresh token, without asking anybody. Most issuers change the refresh token at the same time.";
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose()), ("resource", resource)];
         let mut new = self.ask_for_tokens(wire, why, issuer, &form).await?;
         // One that does not rotate stays good (RFC 6749 §6).

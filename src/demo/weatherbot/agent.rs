@@ -29,7 +29,7 @@ pub async fn ask(bot: &Bot, visit: &mut Visit, question: Question, may_step_up: 
     visit.asks(&question.text);
     visit.begin_record(&question.text);
     event(WHO, "a question", "asked", question.method());
-    pursue(bot, visit, Attempt { question, may_step_up, refreshed: false, asked_for: None }).await
+    pursue(bot, visit, Attempt { question, may_step_up, refreshed: false, was_asked: false }).await
 }
 
 /// Goes on where the browser was sent away, if it brings what it was sent for.
@@ -37,6 +37,7 @@ pub async fn come_back(bot: &Bot, visit: &mut Visit, query: &Form, callback: &Ur
     let answered = check_callback(visit.pending.as_ref().map(|(pending, _)| pending), query)?;
     // From here on it is used up, whatever comes of it.
     let Some((pending, attempt)) = visit.pending.take() else { return Err(CallbackFault::NothingPending) };
+    visit.resume_record(&attempt.question.text);
     let mut wire = visit.take_wire();
     wire.browser_goes(Party::Client, back_with(&answered), callback);
     let received = match &answered {
@@ -56,7 +57,11 @@ pub async fn come_back(bot: &Bot, visit: &mut Visit, query: &Form, callback: &Ur
         }
         _ => {
             event(WHO, "access", "denied by the user", "no token");
-            visit.say("note", "All right: you did not allow it, so I got no access and know nothing. Ask again whenever you like.");
+            let rest = match visit.access {
+                Some(_) => "so I have no more than before",
+                None => "so I got no access and know nothing",
+            };
+            visit.say("note", format!("All right: you did not allow it, {rest}. Ask again whenever you like."));
         }
     }
     Ok(Next::Stay)
@@ -125,18 +130,22 @@ async fn until_answered(bot: &Bot, visit: &mut Visit, wire: &mut Wire, mut attem
                     continue;
                 }
                 visit.access = None;
-                if attempt.asked_for.is_none() {
+                if !attempt.was_asked {
                     return send_to_issuer(bot, visit, wire, attempt, challenge).await;
                 }
                 visit.say("bad", format!("The gate refuses the token that I just got ({}). I stop here.", reason(&answer)));
             }
             (StatusCode::FORBIDDEN, Some(challenge)) if challenge.error.as_deref() == Some("insufficient_scope") => {
-                if attempt.may_step_up && attempt.asked_for.is_none() {
+                if attempt.may_step_up && !attempt.was_asked {
                     return send_to_issuer(bot, visit, wire, attempt, challenge).await;
                 }
                 lacks_scope(visit, attempt, &challenge, &answer);
             }
-            (status, _) => visit.say("bad", format!("I have no answer: the gate says {}, {}.", status.as_u16(), reason(&answer))),
+            (status, _) => {
+                let again = answer.headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()).map(said);
+                let again = again.map(|after| format!(" It says to try again after {after} s.")).unwrap_or_default();
+                visit.say("bad", format!("I have no answer: the gate says {}, {}.{again}", status.as_u16(), reason(&answer)));
+            }
         }
         return Ok(Next::Stay);
     }
@@ -149,9 +158,9 @@ async fn call(bot: &Bot, visit: &Visit, wire: &mut Wire, question: &Question) ->
         Some(access) => {
             let token = HeaderValue::try_from(format!("Bearer {}", access.tokens.access.expose()));
             request = request.header(header::AUTHORIZATION, token.map_err(|_| Trouble::Distrusted("the token is no token".to_owned()))?);
-            "The question, with the access token."
+            "The question with the access token. The gate checks signature, dates, audience and scopes, and asks nobody."
         }
-        None => "The question, as anybody may ask it: without a token. The gate's refusal says where to get one.",
+        None => "The question, as anybody may ask it: without a token. The gate refuses, and says where to learn how to get one.",
     };
     let body = question.body().map(|body| body.to_string().into_bytes());
     if body.is_some() {
@@ -163,7 +172,7 @@ async fn call(bot: &Bot, visit: &Visit, wire: &mut Wire, question: &Question) ->
 
 /// New tokens without the user: once for a question, and only if there is a refresh token. True if there are new ones.
 async fn refresh(bot: &Bot, visit: &mut Visit, wire: &mut Wire, attempt: &mut Attempt) -> Result<bool, Trouble> {
-    if std::mem::replace(&mut attempt.refreshed, true) || attempt.asked_for.is_some() {
+    if std::mem::replace(&mut attempt.refreshed, true) || attempt.was_asked {
         return Ok(false);
     }
     renew(bot, visit, wire).await
@@ -214,7 +223,7 @@ async fn send_to_issuer(
     let why = "WeatherBot sends the browser to the issuer, where the user signs in and decides. WeatherBot sees nothing of that.";
     wire.browser_goes(Party::Issuer, why, &url);
     event(WHO, "the user", "sent to sign in", &format!("for {}", needed.join(" ")));
-    attempt.asked_for = Some(needed);
+    attempt.was_asked = true;
     visit.pending = Some((pending, attempt));
     Ok(Next::Leave(url))
 }
@@ -222,8 +231,8 @@ async fn send_to_issuer(
 /// A token is good and not enough. What can be done depends on whether the user was asked for it already.
 fn lacks_scope(visit: &mut Visit, attempt: Attempt, challenge: &Challenge, answer: &Answer) {
     let missing = missing_scopes(challenge, answer);
-    let turn = match &attempt.asked_for {
-        Some(_) => Turn {
+    let turn = match attempt.was_asked {
+        true => Turn {
             mood: "bad",
             text: format!(
                 "I asked for {missing}, and the token that I got does not have it. Then either your account lacks that permission, or I may \
@@ -231,7 +240,7 @@ fn lacks_scope(visit: &mut Visit, attempt: Attempt, challenge: &Challenge, answe
             ),
             ..Turn::default()
         },
-        None => Turn {
+        false => Turn {
             mood: "note",
             text: format!("For this I need {missing}, which you have not given me. I can ask you for it; nothing else changes."),
             offer: Some(missing),

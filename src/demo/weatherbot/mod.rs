@@ -157,7 +157,10 @@ async fn act(bot: &Bot, head: &Parts, body: Incoming) -> Reply {
         "/ask" => ask(bot, &mut visit, form.one("question").unwrap_or_default()).await,
         "/write" => agent::ask(bot, &mut visit, Question::report("Oslo"), true).await,
         "/step-up" => match visit.refused.take() {
-            Some(question) => agent::ask(bot, &mut visit, question, true).await,
+            Some(Question { kind, .. }) => {
+                let question = Question { text: "Go ahead and ask me for it.".to_owned(), kind };
+                agent::ask(bot, &mut visit, question, true).await
+            }
             None => Next::Stay,
         },
         "/sign-out" => {
@@ -167,6 +170,7 @@ async fn act(bot: &Bot, head: &Parts, body: Incoming) -> Reply {
         }
         "/forget" => control::forget(bot, &mut visit).await,
         "/refresh" => control::refresh(bot, &mut visit).await,
+        "/withdraw" => control::withdraw_consent(bot, &mut visit),
         "/rotate" => control::rotate_keys(bot, &mut visit),
         _ => return view::problem(bot, StatusCode::NOT_FOUND, "There is no such button."),
     };

@@ -30,7 +30,7 @@ impl Question {
     pub fn understand(text: &str) -> Option<Self> {
         let text: String = text.trim().chars().take(QUESTION_CHARS_MAX).collect();
         let words = text.to_lowercase();
-        let kind = if words.contains("saved") || words.contains("my cities") {
+        let kind = if words.contains("save") || words.contains("my cities") {
             Kind::SavedCities
         } else {
             let city = city(&text)?;
@@ -84,7 +84,7 @@ fn city(text: &str) -> Option<String> {
         None if words.len() <= 3 => words.join(" "),
         None => return None,
     };
-    let name = name.trim_matches(|c: char| c.is_ascii_punctuation());
+    let name = name.trim_end_matches(['?', '!', '.', ',', ' ']).trim_matches(['"', '“', '”']);
     let is_name = |c: char| c.is_alphabetic() || matches!(c, ' ' | '-' | '\'');
     let good = name.chars().any(char::is_alphabetic) && name.chars().all(is_name) && name.chars().count() <= CITY_CHARS_MAX;
     good.then(|| name.to_owned())
@@ -101,7 +101,7 @@ mod tests {
             ("Weather in Oslo?", "GET", "/forecast/Oslo"),
             ("what will it be like in São Paulo ?", "GET", "/forecast/S%C3%A3o%20Paulo"),
             ("Lima", "GET", "/forecast/Lima"),
-            ("Which cities did I save? My saved ones.", "GET", "/me/saved-cities"),
+            ("Which cities did I save?", "GET", "/me/saved-cities"),
             ("Report snow in Oslo.", "POST", "/forecast/Oslo"),
         ] {
             let question = Question::understand(text).unwrap();

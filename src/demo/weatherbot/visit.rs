@@ -35,8 +35,8 @@ pub struct Attempt {
     /// The visitor wants to be asked if a scope is missing.
     pub may_step_up: bool,
     pub refreshed: bool,
-    /// The scopes that the visitor was already asked for on the way to this answer.
-    pub asked_for: Option<Vec<String>>,
+    /// The visitor was sent to the issuer on the way to this answer.
+    pub was_asked: bool,
 }
 
 /// What a visitor gave.
@@ -95,6 +95,13 @@ impl Visit {
     pub fn begin_record(&mut self, title: &str) {
         self.records.truncate(RECORDS_MAX - 1);
         self.records.push_front(Record { title: title.to_owned(), wire: Wire::default() });
+    }
+
+    /// Opens a record of this title, unless it is the open one: the browser may have asked something else meanwhile.
+    pub fn resume_record(&mut self, title: &str) {
+        if self.records.front().is_none_or(|record| record.title != title) {
+            self.begin_record(title);
+        }
     }
 
     /// Takes the open record's wire, to write to while the rest of the visit is used, until it is put back.

@@ -1,12 +1,14 @@
 //! Builders that let a test read as prose: an issuer, an upstream, a gate between them, a client, the assertion.
 //! Everything listens on loopback at a port that the system chose.
 
+mod browser;
 mod client;
 mod gate;
 mod http2;
 mod tls;
 mod upstream;
 
+pub use browser::{Browser, Page};
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
 pub use http2::{Http2, take_nothing_more};
