@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 pub use faults::Fault;
 pub use signing::SigningAlgorithm;
-pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Scope, Tenant, User};
+pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Role, RoleKind, Scope, Secret, Tenant, User};
 
 use super::server::{self, Reply, Server};
 use crate::clock;
@@ -101,7 +101,7 @@ impl Issuer {
         let listener = server::bind(address).await?;
         let state = Arc::new(State {
             url: format!("http://{}/oidc", listener.local_addr()?),
-            tenant: Mutex::new(Tenant { resources: settings.resources, applications: settings.applications, users: settings.users }),
+            tenant: Mutex::new(Tenant::new(settings.resources, settings.applications, settings.users)),
             grants: Mutex::default(),
             token_lifetime_seconds: settings.token_lifetime_seconds,
             keys: Keys::generate(SigningAlgorithm::default()).map_err(io::Error::other)?,
