@@ -74,6 +74,11 @@ impl Grants {
     pub fn revoke(&mut self, id: &str) -> Option<Grant> {
         self.0.take(id)
     }
+
+    /// Ends all of an application, which is no more.
+    pub fn end_application(&mut self, client_id: &str) {
+        self.0.retain(|_, grant| grant.client_id != client_id);
+    }
 }
 
 impl Grant {

@@ -5,10 +5,12 @@
 mod documents;
 mod faults;
 mod grants;
+mod management;
 mod signing;
 mod tenant;
 mod token_endpoint;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 pub use faults::Fault;
+pub use grants::Grant;
 pub use signing::SigningAlgorithm;
 pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Role, RoleKind, Scope, Secret, Tenant, User};
 
@@ -28,6 +31,7 @@ use crate::clock;
 use documents::Document;
 use faults::MOVED;
 use grants::Grants;
+use management::Management;
 use signing::{Keys, SigningKey, random_text};
 use token_endpoint::Refusal;
 
@@ -84,6 +88,7 @@ pub struct Counts {
     pub discovery: u64,
     pub key_set: u64,
     pub token: u64,
+    pub management: u64,
 }
 
 /// A running issuer. It ends when it is stopped or its last clone is dropped.
@@ -109,6 +114,7 @@ impl Issuer {
             discovery: AtomicU64::new(0),
             key_set: AtomicU64::new(0),
             token: AtomicU64::new(0),
+            management: Management::default(),
         });
         let shared = state.clone();
         let server = Server::start(listener, move |request| answer(shared.clone(), request))?;
@@ -149,12 +155,46 @@ impl Issuer {
     pub fn counts(&self) -> Counts {
         let [discovery, key_set, token] =
             [&self.0.state.discovery, &self.0.state.key_set, &self.0.state.token].map(|count| count.load(Ordering::Relaxed));
-        Counts { discovery, key_set, token }
+        Counts { discovery, key_set, token, management: self.0.state.management.count() }
     }
 
     /// Answers for the metadata and the key set with this fault from now on; `None` ends it.
     pub fn misbehave(&self, fault: Option<Fault>) {
         *self.0.state.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// The last calls of the Management API, the oldest first, as `GET /api/users/ada/grants`.
+    pub fn management_calls(&self) -> Vec<String> {
+        self.0.state.management.last()
+    }
+
+    /// The tenant as it is now.
+    pub fn tenant(&self) -> Tenant {
+        self.0.state.tenant().clone()
+    }
+
+    /// Changes the tenant as its administrator would. Nothing is checked.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Tenant) -> T) -> T {
+        change(&mut self.0.state.tenant())
+    }
+
+    /// What the user allowed applications, whether these are still there or not.
+    pub fn grants_of(&self, subject: &str) -> Vec<Grant> {
+        self.0.state.grants().of_user(subject)
+    }
+
+    /// Allows an application something in a session of its own, as if the user had consented: the id of the grant.
+    pub fn allow(&self, subject: &str, client_id: &str, resource: &str, scopes: &[&str]) -> Option<String> {
+        let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        let mut grants = self.0.state.grants();
+        let grant = grants.of_session(&tenant::new_id(), subject, client_id)?;
+        grant.allow(&["openid".to_owned()], &BTreeMap::from([(resource.to_owned(), scopes)]));
+        Some(grant.id.clone())
+    }
+
+    /// Ends a grant; false if there is none.
+    pub fn revoke(&self, grant: &str) -> bool {
+        self.0.state.grants().revoke(grant).is_some()
     }
 
     /// Signs exactly this header and these claims with the current key.
@@ -187,6 +227,7 @@ pub struct State {
     discovery: AtomicU64,
     key_set: AtomicU64,
     token: AtomicU64,
+    management: Management,
 }
 
 impl State {
@@ -197,6 +238,30 @@ impl State {
 
     pub fn grants(&self) -> MutexGuard<'_, Grants> {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an application away with all that was granted to it. What hangs on a grant ends with it, so that its
+    /// refresh tokens are worth nothing.
+    pub fn end_application(&self, id: &str) {
+        self.tenant().applications.retain(|application| application.id != id);
+        self.grants().end_application(id);
+    }
+
+    /// Takes a user away; false if there is none. The grants stay, as in Logto.
+    pub fn end_user(&self, id: &str) -> bool {
+        let mut tenant = self.tenant();
+        let before = tenant.users.len();
+        tenant.users.retain(|user| user.id != id);
+        tenant.users.len() < before
+    }
+
+    /// Keeps a user out, or lets them in again. The grants stay, as in Logto.
+    pub fn suspend_user(&self, id: &str, suspended: bool) -> Option<User> {
+        let mut tenant = self.tenant();
+        let user = tenant.users.iter_mut().find(|user| user.id == id)?;
+        user.suspended = suspended;
+        user.updated_at = clock::unix_now();
+        Some(user.clone())
     }
 
     /// Seconds that an access token for this resource lives.
@@ -245,6 +310,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
             state.token.fetch_add(1, Ordering::Relaxed);
             token_endpoint::answer(&state, request).await
         }
+        (_, path) if path.starts_with(management::PREFIX) => management::answer(&state, request).await,
         _ => Refusal::unknown_route(method, path).reply(&state.url),
     }
 }
@@ -300,7 +366,7 @@ mod tests {
         assert_eq!(openid["issuer"], issuer.url());
         let keys = client().get(openid["jwks_uri"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
         assert!(KeySet::parse(&keys, 10).unwrap().names(&issuer.kid()));
-        assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, token: 0 });
+        assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, ..Counts::default() });
         for path in ["/.well-known/openid-configuration/oidc", "/.well-known/oauth-authorization-server/oidc", "/oidc/reg", "/"] {
             let response = get(&issuer, path).await;
             assert_eq!(response.status(), 404, "{path}");
