@@ -13,6 +13,7 @@ mod token_endpoint;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +24,7 @@ use serde_json::{Map, Value, json};
 
 pub use faults::Fault;
 pub use grants::Grant;
+pub use management::ManagementFault;
 pub use signing::SigningAlgorithm;
 pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Role, RoleKind, Scope, Secret, Tenant, User};
 
@@ -161,6 +163,11 @@ impl Issuer {
     /// Answers for the metadata and the key set with this fault from now on; `None` ends it.
     pub fn misbehave(&self, fault: Option<Fault>) {
         *self.0.state.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// These calls of the Management API go wrong in this way: `0..1` is the next one, `2..3` the third from now.
+    pub fn misbehave_management(&self, fault: ManagementFault, calls: Range<u32>) {
+        self.0.state.management.misbehave(fault, calls);
     }
 
     /// The last calls of the Management API, the oldest first, as `GET /api/users/ada/grants`.

@@ -3,6 +3,7 @@
 mod applications;
 mod authenticate;
 mod consent_scopes;
+mod faults;
 mod input;
 mod refusal;
 mod resources;
@@ -10,6 +11,7 @@ mod roles;
 mod users;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -17,6 +19,8 @@ use http::{Request, StatusCode, header, request};
 use hyper::body::Incoming;
 use serde_json::Value;
 use url::form_urlencoded;
+
+pub use faults::ManagementFault;
 
 use super::State;
 use super::tenant::Tenant;
@@ -32,10 +36,12 @@ const ENTITIES_MAX: usize = 1000;
 /// How many calls are remembered.
 const CALLS_MAX: usize = 1000;
 
-/// What the API remembers of its calls.
+/// What the API remembers of its calls, and what is wrong with it.
 #[derive(Default)]
 pub struct Management {
     calls: Mutex<Calls>,
+    /// With the calls from now on that it spoils, the next one being 0.
+    fault: Mutex<Option<(ManagementFault, Range<u32>)>>,
 }
 
 #[derive(Default)]
@@ -54,6 +60,10 @@ impl Management {
         self.calls().last.iter().cloned().collect()
     }
 
+    pub fn misbehave(&self, fault: ManagementFault, calls: Range<u32>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, calls));
+    }
+
     fn record(&self, call: String) {
         let mut calls = self.calls();
         calls.count += 1;
@@ -61,6 +71,14 @@ impl Management {
             calls.last.pop_front();
         }
         calls.last.push_back(call);
+    }
+
+    fn next_fault(&self) -> Option<ManagementFault> {
+        let mut planned = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fault, calls) = planned.as_mut()?;
+        let (now, fault) = (calls.contains(&0), *fault);
+        *calls = calls.start.saturating_sub(1)..calls.end.saturating_sub(1);
+        now.then_some(fault)
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -71,7 +89,15 @@ impl Management {
 pub async fn answer(state: &State, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     state.management.record(format!("{} {}", head.method, head.uri));
-    handle(state, head, body).await.unwrap_or_else(Refusal::reply)
+    let fault = state.management.next_fault();
+    if let Some(fault) = fault.filter(|fault| !fault.takes_effect()) {
+        return faults::answer(fault).await;
+    }
+    let reply = handle(state, head, body).await.unwrap_or_else(Refusal::reply);
+    match fault {
+        Some(fault) => faults::answer(fault).await,
+        None => reply,
+    }
 }
 
 async fn handle(state: &State, head: request::Parts, body: Incoming) -> Result<Reply, Refusal> {
@@ -168,12 +194,13 @@ fn or_null(text: &str) -> Value {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
+    use std::time::Duration;
 
     use reqwest::{Client, Method, Response};
     use serde_json::{Map, json};
 
     use super::super::tenant::MANAGEMENT_API;
-    use super::super::{Application, Issuer, Resource, Settings, TokenRequest, User};
+    use super::super::{Application, Counts, Issuer, Resource, Settings, TokenRequest, User};
     use super::*;
 
     const RECORDED: &str = include_str!("../../../../tests/fixtures/logto/management/recorded.json");
@@ -688,5 +715,33 @@ mod tests {
         administrator.issuer.change(|tenant| tenant.applications.resize(ENTITIES_MAX, one));
         let answer = administrator.post("/api/applications", json!({ "name": "x", "type": "SPA" })).await;
         assert_eq!(code(&answer), (403, "subscription.limit_exceeded"));
+    }
+
+    #[tokio::test]
+    async fn each_fault_shows_as_often_as_it_was_asked_for() {
+        let administrator = Administrator::of(start_with_weather().await).await;
+        let issuer = &administrator.issuer;
+        let body = json!({ "name": "x", "type": "SPA" });
+        let made = || issuer.tenant().applications.iter().filter(|application| application.name == "x").count();
+        issuer.misbehave_management(ManagementFault::TooManyRequests { retry_after_seconds: 7 }, 0..2);
+        for _ in 0..2 {
+            let refused = administrator.try_call("POST", "/api/applications", Some(&body)).await.unwrap();
+            assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"7".parse().unwrap()));
+        }
+        issuer.misbehave_management(ManagementFault::Status(503), 0..1);
+        assert_eq!(administrator.post("/api/applications", body.clone()).await.0, 503);
+        issuer.misbehave_management(ManagementFault::Html, 0..1);
+        assert_eq!(administrator.get("/api/applications").await, "<!doctype html><title>Welcome</title>");
+        assert_eq!(made(), 0);
+        issuer.misbehave_management(ManagementFault::BreakOff, 0..1);
+        assert!(administrator.try_call("POST", "/api/applications", Some(&body)).await.is_err());
+        assert_eq!(made(), 1);
+        issuer.misbehave_management(ManagementFault::Hang, 1..2);
+        assert_eq!(administrator.get("/api/users/ada/grants").await, json!({ "grants": [] }));
+        let hanging = administrator.try_call("POST", "/api/applications", Some(&body));
+        assert!(tokio::time::timeout(Duration::from_millis(50), hanging).await.is_err());
+        assert_eq!(administrator.get("/api/users/ada/grants").await, json!({ "grants": [] }));
+        assert_eq!((made(), issuer.counts()), (1, Counts { token: 1, management: 8, ..Counts::default() }));
+        assert_eq!(issuer.management_calls().last().unwrap(), "GET /api/users/ada/grants");
     }
 }
