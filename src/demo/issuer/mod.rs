@@ -2,6 +2,7 @@
 //!
 //! It can do what a test needs of an issuer: change its keys, count who asks, sign anything, fail in many ways, and stop.
 
+mod administration;
 mod documents;
 mod faults;
 mod grants;
@@ -10,10 +11,8 @@ mod signing;
 mod tenant;
 mod token_endpoint;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -165,45 +164,6 @@ impl Issuer {
         *self.0.state.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// These calls of the Management API go wrong in this way: `0..1` is the next one, `2..3` the third from now.
-    pub fn misbehave_management(&self, fault: ManagementFault, calls: Range<u32>) {
-        self.0.state.management.misbehave(fault, calls);
-    }
-
-    /// The last calls of the Management API, the oldest first, as `GET /api/users/ada/grants`.
-    pub fn management_calls(&self) -> Vec<String> {
-        self.0.state.management.last()
-    }
-
-    /// The tenant as it is now.
-    pub fn tenant(&self) -> Tenant {
-        self.0.state.tenant().clone()
-    }
-
-    /// Changes the tenant as its administrator would. Nothing is checked.
-    pub fn change<T>(&self, change: impl FnOnce(&mut Tenant) -> T) -> T {
-        change(&mut self.0.state.tenant())
-    }
-
-    /// What the user allowed applications, whether these are still there or not.
-    pub fn grants_of(&self, subject: &str) -> Vec<Grant> {
-        self.0.state.grants().of_user(subject)
-    }
-
-    /// Allows an application something in a session of its own, as if the user had consented: the id of the grant.
-    pub fn allow(&self, subject: &str, client_id: &str, resource: &str, scopes: &[&str]) -> Option<String> {
-        let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
-        let mut grants = self.0.state.grants();
-        let grant = grants.of_session(&tenant::new_id(), subject, client_id)?;
-        grant.allow(&["openid".to_owned()], &BTreeMap::from([(resource.to_owned(), scopes)]));
-        Some(grant.id.clone())
-    }
-
-    /// Ends a grant; false if there is none.
-    pub fn revoke(&self, grant: &str) -> bool {
-        self.0.state.grants().revoke(grant).is_some()
-    }
-
     /// Signs exactly this header and these claims with the current key.
     pub fn sign(&self, header: Value, claims: Value) -> String {
         or_empty(self.0.state.keys.current().sign(&header, &claims))
@@ -245,30 +205,6 @@ impl State {
 
     pub fn grants(&self) -> MutexGuard<'_, Grants> {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes an application away with all that was granted to it. What hangs on a grant ends with it, so that its
-    /// refresh tokens are worth nothing.
-    pub fn end_application(&self, id: &str) {
-        self.tenant().applications.retain(|application| application.id != id);
-        self.grants().end_application(id);
-    }
-
-    /// Takes a user away; false if there is none. The grants stay, as in Logto.
-    pub fn end_user(&self, id: &str) -> bool {
-        let mut tenant = self.tenant();
-        let before = tenant.users.len();
-        tenant.users.retain(|user| user.id != id);
-        tenant.users.len() < before
-    }
-
-    /// Keeps a user out, or lets them in again. The grants stay, as in Logto.
-    pub fn suspend_user(&self, id: &str, suspended: bool) -> Option<User> {
-        let mut tenant = self.tenant();
-        let user = tenant.users.iter_mut().find(|user| user.id == id)?;
-        user.suspended = suspended;
-        user.updated_at = clock::unix_now();
-        Some(user.clone())
     }
 
     /// Seconds that an access token for this resource lives.

@@ -80,7 +80,10 @@ fn delete(call: &Call<'_>, id: &str) -> Result<Reply, Refusal> {
 fn suspend(call: &Call<'_>, id: &str) -> Result<Reply, Refusal> {
     let suspended = call.input.boolean("isSuspended")?;
     let suspended = suspended.ok_or_else(|| super::input::mistyped(vec![json!("isSuspended")], "boolean", None))?;
-    call.state.suspend_user(id, suspended).map(|user| ok(&shown(&user))).ok_or_else(Refusal::not_found)
+    match call.state.suspend(id, suspended) {
+        true => Ok(ok(&shown(call.tenant().user(id).ok_or_else(Refusal::not_found)?))),
+        false => Err(Refusal::not_found()),
+    }
 }
 
 /// Of applications that are still there. Nobody looks whether the user is: the grants of a deleted one stay in the list.
