@@ -1,6 +1,5 @@
 //! Who calls an endpoint for programs: its parameters, and the authentication of the client (RFC 6749 §2.3).
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::request::Parts;
@@ -72,7 +71,7 @@ pub fn authenticate(state: &State, headers: &HeaderMap, parameters: &Parameters)
     };
     let client = state.tenant().application(&id).cloned().ok_or_else(|| Refusal::unknown_client(&id))?;
     let known = match (client.kind.is_confidential(), secret) {
-        (true, Some(secret)) => !client.secret.is_empty() && verify_slices_are_equal(client.secret.as_bytes(), secret.as_bytes()).is_ok(),
+        (true, Some(secret)) => client.has_secret(&secret),
         (false, secret) => secret.is_none(),
         (true, None) => false,
     };

@@ -2,6 +2,7 @@
 //!
 //! It can do what a test needs of an issuer: change its keys, count who asks, sign anything, fail in many ways, and stop.
 
+mod administration;
 mod authorize;
 mod client;
 mod code;
@@ -13,6 +14,7 @@ mod grants;
 mod id_token;
 mod interaction;
 mod introspection;
+mod management;
 mod notice;
 mod refresh;
 mod refusal;
@@ -39,8 +41,10 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 pub use faults::Fault;
+pub use grants::Grant;
+pub use management::ManagementFault;
 pub use signing::SigningAlgorithm;
-pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Scope, Tenant, User};
+pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Role, RoleKind, Scope, Secret, Tenant, User};
 
 use super::kept::Kept;
 use super::page;
@@ -49,8 +53,9 @@ use crate::clock;
 use code::Code;
 use documents::Document;
 use faults::MOVED;
-use grants::{Grant, Grants};
+use grants::Grants;
 use interaction::Interaction;
+use management::Management;
 use refusal::Refusal;
 use session::Session;
 use signing::{Keys, SigningKey, random_text};
@@ -141,6 +146,7 @@ pub struct Counts {
     pub discovery: u64,
     pub key_set: u64,
     pub token: u64,
+    pub management: u64,
 }
 
 /// A running issuer. It ends when it is stopped or its last clone is dropped.
@@ -159,7 +165,7 @@ impl Issuer {
         let state = Arc::new(State {
             url: format!("http://{}/oidc", listener.local_addr()?),
             address: listener.local_addr()?,
-            tenant: Mutex::new(Tenant { resources: settings.resources, applications: settings.applications, users: settings.users }),
+            tenant: Mutex::new(Tenant::new(settings.resources, settings.applications, settings.users)),
             grants: Mutex::default(),
             interactions: Mutex::new(Kept::new(settings.lifetimes.interaction, INTERACTIONS_MAX)),
             sessions: Mutex::new(Kept::new(settings.lifetimes.session, SESSIONS_MAX)),
@@ -173,6 +179,7 @@ impl Issuer {
             discovery: AtomicU64::new(0),
             key_set: AtomicU64::new(0),
             token: AtomicU64::new(0),
+            management: Management::default(),
         });
         let shared = state.clone();
         let server = Server::start(listener, move |request| answer(shared.clone(), request))?;
@@ -213,7 +220,7 @@ impl Issuer {
     pub fn counts(&self) -> Counts {
         let [discovery, key_set, token] =
             [&self.0.state.discovery, &self.0.state.key_set, &self.0.state.token].map(|count| count.load(Ordering::Relaxed));
-        Counts { discovery, key_set, token }
+        Counts { discovery, key_set, token, management: self.0.state.management.count() }
     }
 
     /// Answers for the metadata and the key set with this fault from now on; `None` ends it.
@@ -262,6 +269,7 @@ pub struct State {
     discovery: AtomicU64,
     key_set: AtomicU64,
     token: AtomicU64,
+    management: Management,
 }
 
 impl State {
@@ -344,6 +352,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
         | ("POST", "/oidc/session/end/confirm")
         | ("GET", "/oidc/session/end/success") => show(&state, request).await,
         ("GET", "/style.css") => page::style(),
+        (_, path) if path.starts_with(management::PREFIX) => management::answer(&state, request).await,
         _ => Refusal::unknown_route(method, path).reply(&state.url),
     }
 }
@@ -418,7 +427,7 @@ mod tests {
         assert_eq!(openid["issuer"], issuer.url());
         let keys = client().get(openid["jwks_uri"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
         assert!(KeySet::parse(&keys, 10).unwrap().names(&issuer.kid()));
-        assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, token: 0 });
+        assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, ..Counts::default() });
         for path in ["/.well-known/openid-configuration/oidc", "/.well-known/oauth-authorization-server/oidc", "/oidc/reg", "/"] {
             let response = get(&issuer, path).await;
             assert_eq!(response.status(), 404, "{path}");

@@ -51,7 +51,7 @@ pub fn granted(state: &State, client: &Application, authorization: &Authorizatio
     let mut granted = tokens::openid_scopes(&grant, &authorization.scopes);
     let tenant = state.tenant();
     for resource in authorization.resources.iter().filter_map(|indicator| tenant.resource(indicator)) {
-        granted.extend(tokens::resource_scopes(client, &user, &grant, resource, &authorization.scopes));
+        granted.extend(tokens::resource_scopes(&tenant, client, &user, &grant, resource, &authorization.scopes));
     }
     Ok(granted)
 }

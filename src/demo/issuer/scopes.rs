@@ -31,8 +31,8 @@ pub fn forbidden<'s>(client: &Application, asked: &'s [String]) -> Option<&'s St
 
 /// Of the scopes asked for, those that this resource has, that the user's roles give, and that the application may ask
 /// for. The others are dropped without a word.
-pub fn grantable(client: &Application, user: &User, resource: &Resource, asked: &[String]) -> Vec<String> {
-    let may = |name: &&String| user.scopes.contains(name) && resource.scope(name).is_some_and(|scope| client.may_ask_for(scope));
+pub fn grantable(tenant: &Tenant, client: &Application, user: &User, resource: &Resource, asked: &[String]) -> Vec<String> {
+    let may = |name: &&String| resource.scope(name).is_some_and(|scope| client.may_ask_for(scope) && tenant.user_has(user, scope));
     asked.iter().filter(may).cloned().collect()
 }
 
@@ -48,7 +48,7 @@ impl Offer {
     pub fn of(tenant: &Tenant, asked: &AuthorizationRequest, client: &Application, user: &User) -> Self {
         let served = asked.scopes.iter().filter(|scope| OPENID_SCOPES.contains(&scope.as_str()));
         let resources = asked.resources.iter().filter_map(|indicator| tenant.resource(indicator));
-        let scopes = resources.map(|resource| (resource.indicator.clone(), grantable(client, user, resource, &asked.scopes)));
+        let scopes = resources.map(|resource| (resource.indicator.clone(), grantable(tenant, client, user, resource, &asked.scopes)));
         Self { openid_scopes: served.cloned().collect(), resource_scopes: scopes.filter(|(_, scopes)| !scopes.is_empty()).collect() }
     }
 

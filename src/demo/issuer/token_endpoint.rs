@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::{self, Parameters};
 use super::refusal::Refusal;
-use super::{Application, Resource, State, TokenRequest, code, refresh, tokens};
+use super::{Application, Resource, State, Tenant, TokenRequest, code, refresh, tokens};
 use crate::demo::server::{self, Reply};
 
 /// The endpoints for programs.
@@ -50,10 +50,13 @@ fn client_credentials(state: &State, client: &Application, form: &Parameters) ->
         let token = tokens::keep_opaque(state, None, &client.id, client, Vec::new())?;
         return Ok(json!({ "access_token": token, "expires_in": state.token_lifetime_seconds, "token_type": "Bearer" }));
     };
-    let resource = state.tenant().resource(resource).cloned();
-    let resource = resource.ok_or_else(Refusal::invalid_target)?;
+    let requested = form.one("scope")?.unwrap_or_default();
+    let granted = {
+        let tenant = state.tenant();
+        tenant.resource(resource).map(|resource| (resource.clone(), granted_scope(&tenant, client, resource, requested)))
+    };
+    let (resource, scope) = granted.ok_or_else(Refusal::invalid_target)?;
     let lifetime = state.lifetime(&resource);
-    let scope = granted_scope(client, &resource, form.one("scope")?.unwrap_or_default());
     let token = state.access_token(TokenRequest {
         subject: client.id.clone(),
         client_id: client.id.clone(),
@@ -70,11 +73,11 @@ fn client_credentials(state: &State, client: &Application, form: &Parameters) ->
 }
 
 /// Those of the requested scopes that the resource has and the client was given. The others are dropped without a word.
-fn granted_scope(client: &Application, resource: &Resource, requested: &str) -> Option<String> {
+fn granted_scope(tenant: &Tenant, client: &Application, resource: &Resource, requested: &str) -> Option<String> {
     let mut granted: Vec<&str> = Vec::new();
     for scope in requested.split_ascii_whitespace() {
-        let exists = resource.scope(scope).is_some();
-        if exists && client.scopes.iter().any(|given| given == scope) && !granted.contains(&scope) {
+        let given = resource.scope(scope).is_some_and(|scope| tenant.machine_has(client, scope));
+        if given && !granted.contains(&scope) {
             granted.push(scope);
         }
     }

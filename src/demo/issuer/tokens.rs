@@ -9,7 +9,7 @@ use super::code::Authorization;
 use super::refusal::Refusal;
 use super::scopes::{self, OPENID_SCOPES};
 use super::signing::random_text;
-use super::{Application, Grant, Resource, State, TokenRequest, User, id_token};
+use super::{Application, Grant, Resource, State, Tenant, TokenRequest, User, id_token};
 use crate::clock;
 use crate::demo::kept::Kept;
 
@@ -98,8 +98,15 @@ pub fn openid_scopes(grant: &Grant, asked: &[String]) -> Vec<String> {
 }
 
 /// The scopes of a resource, of these, that the grant has and that user, resource and ceiling still give.
-pub fn resource_scopes(client: &Application, user: &User, grant: &Grant, resource: &Resource, asked: &[String]) -> Vec<String> {
-    let mut scopes = scopes::grantable(client, user, resource, asked);
+pub fn resource_scopes(
+    tenant: &Tenant,
+    client: &Application,
+    user: &User,
+    grant: &Grant,
+    resource: &Resource,
+    asked: &[String],
+) -> Vec<String> {
+    let mut scopes = scopes::grantable(tenant, client, user, resource, asked);
     let granted = grant.resource_scopes.get(&resource.indicator);
     scopes.retain(|scope| granted.is_some_and(|granted| granted.contains(scope)));
     scopes
@@ -118,7 +125,7 @@ pub fn issue(
     let openid = openid_scopes(&grant, asked);
     let (token, lifetime, scopes) = match resource {
         Some(resource) => {
-            let scopes = resource_scopes(client, &user, &grant, resource, asked);
+            let scopes = resource_scopes(&state.tenant(), client, &user, &grant, resource, asked);
             let lifetime = state.lifetime(resource);
             let token = state.access_token(TokenRequest {
                 subject: user.id.clone(),

@@ -1,6 +1,7 @@
 //! Taking back: what a user allowed an application, and a user's access as a whole.
 
 use super::{Issuer, State};
+use crate::clock;
 use crate::demo::event::event;
 
 impl Issuer {
@@ -31,6 +32,7 @@ impl State {
         let mut tenant = self.tenant();
         let Some(user) = tenant.users.iter_mut().find(|user| user.id == subject) else { return false };
         user.suspended = suspended;
+        user.updated_at = clock::unix_now();
         let name = user.name.clone();
         drop(tenant);
         if suspended {
