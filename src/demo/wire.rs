@@ -107,6 +107,11 @@ impl Wire {
         self.push(Step { from: Party::Browser, to, why: why.to_owned(), request, answer: None, claims: None });
     }
 
+    /// Forgets all but the latest steps.
+    pub fn keep_latest(&mut self, count: usize) {
+        self.steps.drain(..self.steps.len().saturating_sub(count));
+    }
+
     fn push(&mut self, step: Step) {
         match self.steps.len() < STEPS_MAX {
             true => self.steps.push(step),
@@ -338,6 +343,9 @@ mod tests {
         }
         assert_eq!((wire.steps().len(), wire.left_out()), (STEPS_MAX, 2));
         assert_eq!(wire.steps()[0].request.query, ["error=a·b"]);
+        wire.keep_latest(2);
+        wire.keep_latest(5);
+        assert_eq!(wire.steps().len(), 2);
         assert_eq!(limited(&"é".repeat(BODY_CHARS_MAX + 5), BODY_CHARS_MAX).chars().count(), BODY_CHARS_MAX + 1);
     }
 }

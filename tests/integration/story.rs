@@ -450,6 +450,8 @@ async fn what_one_person_asked_is_not_shown_to_the_next() {
     let page = browser.decide(&consent, "allow").await;
     page.shows("Signed in: <strong>bob</strong>");
     assert!(!page.has("saved these cities") && !page.has("alice"), "{}", page.text);
+    let kept = ["Browser → WeatherBot GET /callback", "WeatherBot → Issuer POST /oidc/token 200 OK"];
+    assert_eq!(steps(&page)[..2], kept);
 }
 
 #[tokio::test]

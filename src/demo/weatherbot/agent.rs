@@ -81,8 +81,9 @@ fn back_with(answered: &Answered) -> &'static str {
 async fn receive(bot: &Bot, visit: &mut Visit, wire: &mut Wire, pending: &Pending, attempt: &Attempt, code: &str) -> Result<(), Trouble> {
     let (tokens, person) = bot.client.exchange_code(wire, pending, code).await?;
     if visit.last_subject.as_ref().is_some_and(|last| *last != person.subject) {
-        // What one person asked is not for the next one's eyes.
+        // What one person asked is not for the next one's eyes: of the wire, callback and code exchange are the new one's.
         *visit = Visit::default();
+        wire.keep_latest(2);
         visit.asks(&attempt.question.text);
         visit.begin_record(&attempt.question.text);
     }
