@@ -4,6 +4,7 @@
 mod client;
 mod gate;
 mod http2;
+pub mod logto;
 mod tls;
 mod upstream;
 
