@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::client::{Answer, ManagementApi};
 use super::error::LogtoError;
-use super::model::{Application, ConsentScopes, ConsentedScopes, Grant, MAKING, NewApplication, Resource, Role, Scope, Secrets, User};
+use super::model::{
+    Application, ClientMetadata, ConsentScopes, ConsentedScopes, Grant, MAKING, NewApplication, Resource, Role, Scope, Secrets, User,
+};
 use super::repeat::{Attempts, Failure, Repeat};
 use crate::config::RoleKind;
 
@@ -160,9 +162,8 @@ impl ManagementApi {
     }
 
     pub async fn set_redirect_uris(&self, application: &Application, uris: &[String]) -> Result<(), LogtoError> {
-        // The whole of it is replaced, so what else stands there goes with it.
-        let kept = &application.oidc_client_metadata.post_logout_redirect_uris;
-        let body = json!({ "oidcClientMetadata": { "redirectUris": uris, "postLogoutRedirectUris": kept } });
+        let metadata = ClientMetadata { redirect_uris: uris.to_vec(), ..application.oidc_client_metadata.clone() };
+        let body = json!({ "oidcClientMetadata": metadata });
         self.patch(&format!("/applications/{}", segment(&application.id)), &body).await
     }
 

@@ -49,10 +49,15 @@ impl LogtoError {
     }
 }
 
-/// Text of another party's for a terminal or a log: of bounded length, and no control character.
+/// Text of another party's for a log or an error: of bounded length, and no control character.
 pub(super) fn printable(text: &str) -> String {
     const CHARS_MAX: usize = 200;
-    text.chars().take(CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    clean(&text.chars().take(CHARS_MAX).collect::<String>())
+}
+
+/// Text of another party's for a terminal: whole, and no control character.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -84,11 +84,14 @@ pub struct Application {
     pub created_at: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Written back whole, since a change replaces all of it: what is not known here stays as it was.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientMetadata {
     pub redirect_uris: Vec<String>,
     pub post_logout_redirect_uris: Vec<String>,
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
 }
 
 /// The member of `customData` that is ours.

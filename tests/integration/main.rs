@@ -12,6 +12,7 @@ mod http2;
 mod identity;
 mod issuer_down;
 mod keys;
+mod logto_apply;
 mod logto_client;
 mod many_services;
 mod record;

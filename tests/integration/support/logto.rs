@@ -67,6 +67,8 @@ struct State {
     /// What the next calls of this method and path prefix meet.
     troubles: Vec<(String, String, VecDeque<Trouble>)>,
     calls: Vec<String>,
+    /// After so many changes everything is cut off; whether the last of them takes effect.
+    dies: Option<(usize, bool)>,
     token_seconds: Option<u64>,
 }
 
@@ -142,6 +144,15 @@ impl FakeLogto {
     /// Calls that change something.
     pub fn changes(&self) -> usize {
         self.calls().iter().filter(|call| !call.starts_with("GET ") && !call.contains("/oidc/token")).count()
+    }
+
+    /// Whoever makes changes is cut off at the change of this number, before or after it took effect, and from then on.
+    pub fn dies_at(&self, change: usize, effect: bool) {
+        self.state.lock().unwrap().dies = Some((change, effect));
+    }
+
+    pub fn lives(&self) {
+        self.state.lock().unwrap().dies = None;
     }
 
     pub fn forget_calls(&self) {
@@ -223,6 +234,14 @@ impl State {
         let meets = |(known, prefix, left): &&mut (String, String, VecDeque<Trouble>)| {
             *known == method && path.starts_with(prefix.as_str()) && !left.is_empty()
         };
+        if let Some((left, effect)) = &mut self.dies
+            && (method != "GET" && path != "/oidc/token" || *left == 0)
+        {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Some(if std::mem::take(effect) { Trouble::CutAfter } else { Trouble::CutBefore });
+            }
+        }
         let trouble = self.troubles.iter_mut().find(meets).and_then(|(_, _, left)| left.pop_front());
         if matches!(trouble, Some(Trouble::Expired)) {
             let token = request.one("authorization").unwrap_or_default().to_owned();
