@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wicketgate::config::Document;
+use wicketgate::config::{Document, Secret};
+use wicketgate::demo::issuer::{Application, Issuer, ManagementFault, Resource, Settings};
 use wicketgate::logto::{LogtoError, ManagementApi, Plan, Progress, plan};
 use wicketgate::policy::{LogtoAccess, Tenant, compile};
 
-use super::support::RESOURCE;
-use super::support::logto::{FakeLogto, Tenant as Held};
+use super::support::logto::{APP_ID, APP_SECRET, FakeLogto, MANAGEMENT_API, Tenant as Held};
+use super::support::{RESOURCE, loopback};
 
 const WHOLE: &str = "
 services:
@@ -279,4 +280,85 @@ async fn a_tenant_with_hundreds_of_apps_and_scopes_is_compared_whole() {
         (0..150).for_each(|i| drop(tenant.add_resource("More", &format!("https://{i}.example"))));
     });
     assert_eq!(apply(&api, WHOLE, false).await.unwrap(), 0);
+}
+
+/// The issuer of the demo, which answers as Logto does by other code than the tenant above.
+async fn demo_issuer() -> (Issuer, LogtoAccess) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let settings = Settings { applications: vec![Application::machine(APP_ID, APP_SECRET, &["all"])], ..Settings::default() };
+    let issuer = Issuer::start(loopback(), settings).await.unwrap();
+    let access = LogtoAccess {
+        endpoint: issuer.url().trim_end_matches("/oidc").to_owned(),
+        management_api: MANAGEMENT_API.to_owned(),
+        app_id: APP_ID.to_owned(),
+        app_secret: Secret::new(APP_SECRET),
+        timeout: Duration::from_secs(2),
+        deadline: Duration::from_secs(15),
+    };
+    (issuer, access)
+}
+
+/// What stands there, by names.
+fn names(issuer: &Issuer) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let tenant = issuer.tenant();
+    let scope =
+        |id: &String| tenant.resources.iter().flat_map(|resource| &resource.scopes).find(|scope| scope.id == *id).unwrap().name.clone();
+    let scopes =
+        |resource: &Resource| resource.scopes.iter().map(|scope| format!("{}={}", scope.name, scope.description)).collect::<Vec<_>>();
+    let resources =
+        tenant.resources.iter().map(|resource| format!("{} {:?} {:?}", resource.indicator, resource.access_token_ttl, scopes(resource)));
+    let roles = tenant.roles.iter().map(|role| format!("{} {:?}", role.name, role.scopes.iter().map(scope).collect::<Vec<_>>()));
+    let asks = |app: &Application| app.ceiling.resource_scopes.iter().map(scope).chain(app.ceiling.user_scopes.clone()).collect::<Vec<_>>();
+    let apps = tenant.applications.iter().filter(|app| app.third_party);
+    let apps = apps.map(|app| format!("{} {} {:?} {:?}", app.name, app.kind.name(), app.redirect_uris, asks(app)));
+    (resources.collect(), roles.collect(), apps.collect())
+}
+
+#[tokio::test]
+async fn the_demos_issuer_is_brought_to_the_same_and_pruned() {
+    let (issuer, access) = demo_issuer().await;
+    let api = ManagementApi::new(access).unwrap();
+    assert_eq!(apply(&api, WHOLE, false).await.unwrap(), 11);
+    assert_eq!(apply(&api, WHOLE, true).await.unwrap(), 0);
+    let (resources, roles, apps) = names(&issuer);
+    assert_eq!((resources.len(), roles.len()), (3, 3), "{resources:?} {roles:?}");
+    assert_eq!(resources[1], "https://api.weather.example Some(300) [\"read:weather=Read forecasts\", \"write:weather=write:weather\"]");
+    assert_eq!(
+        apps,
+        [
+            "WeatherBot Traditional [\"https://bot.example/callback\"] [\"read:weather\", \"read:weather\", \"profile\"]",
+            "Device Native [] []"
+        ]
+    );
+    // Another URI and description, a scope less, an app less.
+    let other = WHOLE
+        .replace("https://bot.example/callback", "https://bot.example/back")
+        .replace("Read forecasts", "See forecasts")
+        .replace("user_scopes: [profile]", "user_scopes: [email]")
+        .replace("      POST /forecast/{city}: write:weather\n", "")
+        .replace("[read:weather, write:weather]", "read:weather")
+        .replace("    - { name: Weather station, type: MachineToMachine, scopes: write:weather }\n", "");
+    apply(&api, &other, true).await.unwrap();
+    assert_eq!(apply(&api, &other, true).await.unwrap(), 0);
+    let (resources, _, apps) = names(&issuer);
+    assert_eq!(resources[1], "https://api.weather.example Some(300) [\"read:weather=See forecasts\"]");
+    assert_eq!(apps[0], "WeatherBot Traditional [\"https://bot.example/back\"] [\"read:weather\", \"read:weather\", \"email\"]");
+}
+
+#[tokio::test]
+async fn the_demos_issuer_may_break_off_at_any_call_and_ends_the_same() {
+    let (undisturbed, access) = demo_issuer().await;
+    apply(&ManagementApi::new(access).unwrap(), WHOLE, false).await.unwrap();
+    let calls = u32::try_from(undisturbed.management_calls().len()).unwrap();
+    let whole = names(&undisturbed);
+    for (call, fault) in (0..calls).flat_map(|call| [(call, ManagementFault::BreakOff), (call, ManagementFault::Status(500))]) {
+        let (issuer, access) = demo_issuer().await;
+        issuer.misbehave_management(fault, call..call + 1);
+        apply(&ManagementApi::new(access).unwrap(), WHOLE, false).await.unwrap();
+        assert_eq!(names(&issuer), whole, "{fault:?} at call {call}");
+    }
+    let (issuer, access) = demo_issuer().await;
+    issuer.misbehave_management(ManagementFault::TooManyRequests { retry_after_seconds: 0 }, 3..6);
+    apply(&ManagementApi::new(access).unwrap(), WHOLE, false).await.unwrap();
+    assert_eq!(names(&issuer), whole);
 }

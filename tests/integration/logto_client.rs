@@ -226,7 +226,7 @@ async fn a_list_is_read_to_its_end() {
 #[tokio::test]
 async fn grants_and_users_are_read_and_a_grant_is_revoked() {
     let logto = FakeLogto::start().await;
-    let recorded = recorded("06-grants-webhooks/06-list-grants-thirdParty")["body"].clone();
+    let recorded = recorded("06-grants-webhooks/06-list-grants-thirdParty")["response"]["body"].clone();
     let grant = recorded["grants"][0].clone();
     let user = grant["payload"]["accountId"].as_str().unwrap().to_owned();
     logto.tenant(|tenant| {
@@ -244,15 +244,16 @@ async fn grants_and_users_are_read_and_a_grant_is_revoked() {
     assert!(api.third_party_grants(&user).await.unwrap().is_empty());
 }
 
-/// What Logto answered when it was asked this.
-fn recorded(name: &str) -> Value {
-    let all: Vec<Value> = serde_json::from_str(include_str!("../fixtures/logto/management.json")).unwrap();
-    all.into_iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("{name} is not recorded"))
+/// An exchange with Logto.
+fn recorded(fixture: &str) -> Value {
+    let files = [include_str!("../fixtures/logto/management/recorded.json"), include_str!("../fixtures/logto/management/more.json")];
+    let mut all = files.into_iter().flat_map(|file| serde_json::from_str::<Vec<Value>>(file).unwrap());
+    all.find(|one| one["fixture"] == fixture).unwrap_or_else(|| panic!("{fixture} is not recorded"))
 }
 
 #[tokio::test]
 async fn what_logto_was_recorded_to_say_is_understood() {
-    let body = |name: &str| recorded(name)["body"].clone();
+    let body = |name: &str| recorded(name)["response"]["body"].clone();
     let bot: Application = serde_json::from_value(body("02-management-api/63-get-app-third")).unwrap();
     assert!(bot.is_third_party && bot.kind == ApplicationKind::Traditional && bot.oidc_client_metadata.redirect_uris.len() == 2);
     let user: User = serde_json::from_value(body("06-grants-webhooks/16-suspend-user")).unwrap();
@@ -283,7 +284,7 @@ async fn the_tenant_of_these_tests_answers_as_logto_did() {
             "02-management-api/10-create-resource",
             "POST",
             "/api/resources".into(),
-            recorded("02-management-api/10-create-resource")["request"].clone(),
+            recorded("02-management-api/10-create-resource")["body"].clone(),
         ),
         (
             "02-management-api/11-create-scope-read-weather",
@@ -302,13 +303,13 @@ async fn the_tenant_of_these_tests_answers_as_logto_did() {
             "02-management-api/41-create-third-party-app",
             "POST",
             "/api/applications".into(),
-            recorded("02-management-api/41-create-third-party-app")["request"].clone(),
+            recorded("02-management-api/41-create-third-party-app")["body"].clone(),
         ),
         (
             "07-features/third-party-m2m-rejected",
             "POST",
             "/api/applications".into(),
-            recorded("07-features/third-party-m2m-rejected")["request"].clone(),
+            recorded("07-features/third-party-m2m-rejected")["body"].clone(),
         ),
         ("02-management-api/41-create-third-party-app-secrets", "GET", format!("/api/applications/{third}/secrets"), Value::Null),
         ("02-management-api/44-create-third-party-native-secrets", "GET", format!("/api/applications/{native}/secrets"), Value::Null),
@@ -342,9 +343,9 @@ async fn the_tenant_of_these_tests_answers_as_logto_did() {
             ask = ask.header("Content-Type: application/json").body(&body.to_string());
         }
         let (answer, recorded) = (ask.send().await, recorded(name));
-        assert_eq!(u64::from(answer.status), recorded["status"].as_u64().unwrap(), "{name}: {}", answer.text());
+        assert_eq!(u64::from(answer.status), recorded["response"]["status"].as_u64().unwrap(), "{name}: {}", answer.text());
         let found: Value = serde_json::from_str(&answer.text()).unwrap_or_else(|_| answer.text().into());
-        same_shape(name, &found, &recorded["body"]);
+        same_shape(name, &found, &recorded["response"]["body"]);
     }
 }
 

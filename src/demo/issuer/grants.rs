@@ -70,6 +70,11 @@ impl Grants {
         grants
     }
 
+    /// Ends all of an application, which is no more.
+    pub fn end_application(&mut self, client_id: &str) {
+        self.0.retain(|_, grant| grant.client_id != client_id);
+    }
+
     /// Ends one. Refresh and opaque tokens that hang on it work no more; a JWT does until it expires.
     pub fn revoke(&mut self, id: &str) -> Option<Grant> {
         self.0.take(id)

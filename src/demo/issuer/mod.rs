@@ -2,9 +2,11 @@
 //!
 //! It can do what a test needs of an issuer: change its keys, count who asks, sign anything, fail in many ways, and stop.
 
+mod administration;
 mod documents;
 mod faults;
 mod grants;
+mod management;
 mod signing;
 mod tenant;
 mod token_endpoint;
@@ -20,14 +22,17 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 pub use faults::Fault;
+pub use grants::Grant;
+pub use management::ManagementFault;
 pub use signing::SigningAlgorithm;
-pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Scope, Tenant, User};
+pub use tenant::{Application, ApplicationKind, Ceiling, Resource, Role, RoleKind, Scope, Secret, Tenant, User};
 
 use super::server::{self, Reply, Server};
 use crate::clock;
 use documents::Document;
 use faults::MOVED;
 use grants::Grants;
+use management::Management;
 use signing::{Keys, SigningKey, random_text};
 use token_endpoint::Refusal;
 
@@ -84,6 +89,7 @@ pub struct Counts {
     pub discovery: u64,
     pub key_set: u64,
     pub token: u64,
+    pub management: u64,
 }
 
 /// A running issuer. It ends when it is stopped or its last clone is dropped.
@@ -101,7 +107,7 @@ impl Issuer {
         let listener = server::bind(address).await?;
         let state = Arc::new(State {
             url: format!("http://{}/oidc", listener.local_addr()?),
-            tenant: Mutex::new(Tenant { resources: settings.resources, applications: settings.applications, users: settings.users }),
+            tenant: Mutex::new(Tenant::new(settings.resources, settings.applications, settings.users)),
             grants: Mutex::default(),
             token_lifetime_seconds: settings.token_lifetime_seconds,
             keys: Keys::generate(SigningAlgorithm::default()).map_err(io::Error::other)?,
@@ -109,6 +115,7 @@ impl Issuer {
             discovery: AtomicU64::new(0),
             key_set: AtomicU64::new(0),
             token: AtomicU64::new(0),
+            management: Management::default(),
         });
         let shared = state.clone();
         let server = Server::start(listener, move |request| answer(shared.clone(), request))?;
@@ -149,7 +156,7 @@ impl Issuer {
     pub fn counts(&self) -> Counts {
         let [discovery, key_set, token] =
             [&self.0.state.discovery, &self.0.state.key_set, &self.0.state.token].map(|count| count.load(Ordering::Relaxed));
-        Counts { discovery, key_set, token }
+        Counts { discovery, key_set, token, management: self.0.state.management.count() }
     }
 
     /// Answers for the metadata and the key set with this fault from now on; `None` ends it.
@@ -187,6 +194,7 @@ pub struct State {
     discovery: AtomicU64,
     key_set: AtomicU64,
     token: AtomicU64,
+    management: Management,
 }
 
 impl State {
@@ -245,6 +253,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Reply {
             state.token.fetch_add(1, Ordering::Relaxed);
             token_endpoint::answer(&state, request).await
         }
+        (_, path) if path.starts_with(management::PREFIX) => management::answer(&state, request).await,
         _ => Refusal::unknown_route(method, path).reply(&state.url),
     }
 }
@@ -300,7 +309,7 @@ mod tests {
         assert_eq!(openid["issuer"], issuer.url());
         let keys = client().get(openid["jwks_uri"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
         assert!(KeySet::parse(&keys, 10).unwrap().names(&issuer.kid()));
-        assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, token: 0 });
+        assert_eq!(issuer.counts(), Counts { discovery: 2, key_set: 1, ..Counts::default() });
         for path in ["/.well-known/openid-configuration/oidc", "/.well-known/oauth-authorization-server/oidc", "/oidc/reg", "/"] {
             let response = get(&issuer, path).await;
             assert_eq!(response.status(), 404, "{path}");

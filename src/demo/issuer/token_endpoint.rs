@@ -1,6 +1,5 @@
 //! The token endpoint (RFC 6749 §3.2): authenticates a client and gives it an access token, with Logto's words for every no.
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::signing::random_text;
-use super::{Application, Resource, State, TokenRequest};
+use super::{Application, Resource, State, Tenant, TokenRequest};
 use crate::demo::server::{self, Reply};
 
 pub async fn answer(state: &State, request: Request<Incoming>) -> Reply {
@@ -49,10 +48,13 @@ fn client_credentials(state: &State, client: &Application, form: &Form) -> Resul
         // applications only. Here it is had without signing in, since a gate must be tried with one.
         return Ok(json!({ "access_token": random_text()?, "expires_in": state.token_lifetime_seconds, "token_type": "Bearer" }));
     };
-    let resource = state.tenant().resource(resource).cloned();
-    let resource = resource.ok_or_else(|| Refusal::new("invalid_target", "resource indicator is missing, or unknown"))?;
+    let requested = form.one("scope")?.unwrap_or_default();
+    let granted = {
+        let tenant = state.tenant();
+        tenant.resource(resource).map(|resource| (resource.clone(), granted_scope(&tenant, client, resource, requested)))
+    };
+    let (resource, scope) = granted.ok_or_else(|| Refusal::new("invalid_target", "resource indicator is missing, or unknown"))?;
     let lifetime = state.lifetime(&resource);
-    let scope = granted_scope(client, &resource, form.one("scope")?.unwrap_or_default());
     let token = state.access_token(TokenRequest {
         subject: client.id.clone(),
         client_id: client.id.clone(),
@@ -69,11 +71,11 @@ fn client_credentials(state: &State, client: &Application, form: &Form) -> Resul
 }
 
 /// Those of the requested scopes that the resource has and the client was given. The others are dropped without a word.
-fn granted_scope(client: &Application, resource: &Resource, requested: &str) -> Option<String> {
+fn granted_scope(tenant: &Tenant, client: &Application, resource: &Resource, requested: &str) -> Option<String> {
     let mut granted: Vec<&str> = Vec::new();
     for scope in requested.split_ascii_whitespace() {
-        let exists = resource.scope(scope).is_some();
-        if exists && client.scopes.iter().any(|given| given == scope) && !granted.contains(&scope) {
+        let given = resource.scope(scope).is_some_and(|scope| tenant.machine_has(client, scope));
+        if given && !granted.contains(&scope) {
             granted.push(scope);
         }
     }
@@ -96,8 +98,7 @@ fn authenticate(state: &State, headers: &HeaderMap, form: &Form) -> Result<Appli
     };
     let client = state.tenant().application(&id).cloned();
     let client = client.ok_or_else(|| Refusal::new("invalid_client", format!("invalid client {id}")))?;
-    // A client without a secret is a public one, which cannot prove who it is.
-    if client.secret.is_empty() || verify_slices_are_equal(client.secret.as_bytes(), secret.as_bytes()).is_err() {
+    if !client.has_secret(&secret) {
         return Err(Refusal { status: StatusCode::UNAUTHORIZED, ..Refusal::new("invalid_client", "client authentication failed") });
     }
     Ok(client)

@@ -224,7 +224,7 @@ fn gone() -> Reply {
 }
 
 fn missing() -> Reply {
-    refusal(404, "entity.not_found", "The resource does not exist.")
+    refusal(404, "entity.not_exists_with_id", "The #{name} with ID `#{id}` does not exist.")
 }
 
 impl State {
