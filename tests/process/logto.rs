@@ -206,3 +206,23 @@ async fn a_logto_that_is_not_there_is_no_fault_of_the_configuration() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(69), ""));
     assert!(ended.stderr.contains("Logto cannot be reached") && ended.stderr.contains("check logto.endpoint"), "{}", ended.stderr);
 }
+
+/// The guide shows what the command prints for the guide's own configuration.
+#[tokio::test]
+async fn the_guides_plan_is_what_the_command_prints() {
+    let setup = Setup::new().await;
+    let guide = include_str!("../../docs/guide.md");
+    let block = |start: &str| {
+        let from = guide.find(start).unwrap();
+        let text = &guide[from..];
+        text[..text.find("\n```\n").unwrap() + 1].to_owned()
+    };
+    let config =
+        format!("{}{}", block("issuer: https://my-tenant.logto.app/oidc"), block("    scopes:                                       # in"));
+    let config = config.replace("https://my-tenant.logto.app", &setup.logto.url()).replace("5nzcf1qn6r1hmkuooue2r", APP_ID);
+    setup.write(&config.replace("/run/secrets/logto", "secret"));
+    let planned = setup.logto(&["plan"]).await;
+    assert_eq!((planned.stdout.as_str(), planned.code), (block("+ resource  https").as_str(), Some(2)), "{}", planned.stderr);
+    let applied = setup.logto(&["apply", "--secrets-file", &setup.path("weatherbot.json")]).await;
+    assert!(applied.stdout.ends_with("may ask users for read:weather, profile\n6 done\n"), "{}", applied.stdout);
+}
