@@ -16,6 +16,9 @@ use super::{Entries, OneOrMany, Secret, Span};
 pub struct Logto {
     /// The tenant's endpoint, without `/oidc`.
     pub endpoint: String,
+    /// The tenant's issuer, when it is not the endpoint with `/oidc`: where the endpoint is an address inside.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// The indicator of the Management API; derived from the endpoint when that is one of Logto Cloud's.
     #[serde(default)]
     pub management_api: Option<String>,

@@ -128,14 +128,21 @@ fn resources(
     issuers: &[Issuer],
     logto: &config::Logto,
 ) -> Vec<TenantResource> {
-    let issuer = format!("{}/oidc", logto.endpoint.trim_end_matches('/'));
-    let own = issuers.iter().position(|known| known.url == issuer).or_else(|| (issuers.len() == 1).then_some(0));
-    if own.is_none() && issuers.len() > 1 {
+    let derived = || format!("{}/oidc", logto.endpoint.trim_end_matches('/'));
+    let issuer = logto.issuer.clone().unwrap_or_else(derived);
+    let alone = issuers.len() == 1 && logto.issuer.is_none();
+    let own = issuers.iter().position(|known| known.url == issuer).or_else(|| alone.then_some(0));
+    // A wrong one is one fault, not one more for each scope below.
+    let wrong = own.is_none() && logto.issuer.is_some();
+    if wrong {
+        let cure = "write one that stands under issuer:, character for character";
+        c.fault(trail(&[&"logto", &"issuer"]), &issuer, "no service takes tokens of this issuer", cure);
+    } else if own.is_none() && !issuers.is_empty() {
         c.warnings.push(format!("logto: no service takes tokens of {issuer}, so that nothing has to stand in this tenant"));
     }
     let mut resources: Vec<TenantResource> = Vec::new();
     for (i, (written, service)) in config.services.iter().zip(services).enumerate() {
-        if !own.is_some_and(|own| service.issuers.contains(&own)) {
+        if !own.map_or(wrong, |own| service.issuers.contains(&own)) {
             continue;
         }
         for indicator in &service.audiences {
@@ -310,5 +317,74 @@ fn named(c: &mut Compiler<'_>, name: &str, taken: bool, at: Trail) {
         c.fault(at, name, "no name", "write 1 to 128 characters");
     } else if taken {
         c.fault(at, name, "two of one name", "give each its own: they are found by it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Document;
+    use crate::policy::{Policy, ScopeOf, changes, compile};
+
+    fn policy(text: &str, hash: &str) -> Policy {
+        let document = Document::read(text, &|_| None);
+        let compiled = compile(document.config.as_ref().expect("readable"), hash.to_owned(), &|_| Err("no file".to_owned()));
+        compiled.unwrap_or_else(|faults| panic!("{faults:?}"))
+    }
+
+    fn one_service(logto: &str) -> String {
+        format!(
+            "issuer: https://t.logto.app/oidc\nservices:\n  - {{ name: a, resource: [https://a, https://a/], upstream: 'http://127.0.0.1:1', routes: {{ /x: read }}, access_token_ttl: 5m }}\nlogto: {{ app_id: i, app_secret: s, {logto} }}\n"
+        )
+    }
+
+    #[test]
+    fn the_management_api_is_that_of_the_tenant() {
+        let indicator = |logto: &str| policy(&one_service(logto), "").logto.expect("there").access.management_api;
+        assert_eq!(indicator("endpoint: https://abc.logto.app/"), "https://abc.logto.app/api");
+        assert_eq!(indicator("endpoint: https://login.example.com"), "https://default.logto.app/api");
+        assert_eq!(indicator("endpoint: https://logto.app.example.com"), "https://default.logto.app/api");
+        assert_eq!(
+            indicator("endpoint: https://login.example.com, management_api: https://abc.logto.app/api"),
+            "https://abc.logto.app/api"
+        );
+        assert_eq!(indicator("endpoint: http://logto:3001, allow_http: true"), "https://default.logto.app/api");
+    }
+
+    #[test]
+    fn a_scope_is_that_of_every_resource_of_its_service() {
+        let tenant =
+            policy(&one_service("endpoint: https://t.logto.app, roles: [{ name: R, scopes: read }]"), "").logto.expect("there").tenant;
+        let of = |indicator: &str| ScopeOf { indicator: indicator.to_owned(), name: "read".to_owned() };
+        assert_eq!(tenant.roles[0].scopes, [of("https://a"), of("https://a/")]);
+        assert!(tenant.resources.iter().all(|resource| resource.access_token_ttl == Some(300)));
+    }
+
+    #[test]
+    fn services_of_other_issuers_are_no_matter_of_this_tenant() {
+        let two = "issuer: [https://t.logto.app/oidc, https://other.example]\nservices:\n  - { name: a, resource: https://a, upstream: 'http://127.0.0.1:1', routes: { /a: read }, path: /a }\n  - { name: b, resource: https://b/b, upstream: 'http://127.0.0.1:1', routes: { /b: read }, path: /b, issuer: https://other.example }\nlogto: { endpoint: ENDPOINT, app_id: i, app_secret: s }\n";
+        let of = |endpoint: &str| {
+            let policy = policy(&two.replace("ENDPOINT", endpoint), "");
+            let warned = policy.warnings.iter().any(|warning| warning.contains("no service takes tokens of"));
+            let resources = policy.logto.expect("there").tenant.resources;
+            (resources.into_iter().map(|resource| resource.indicator).collect::<Vec<_>>(), warned)
+        };
+        assert_eq!(of("https://t.logto.app"), (vec!["https://a".to_owned()], false));
+        assert_eq!(of("https://strange.logto.app"), (Vec::new(), true));
+        assert_eq!(
+            of("https://strange.logto.app, issuer: https://other.example"),
+            (["https://a", "https://b/b"].map(str::to_owned).to_vec(), false)
+        );
+    }
+
+    #[test]
+    fn a_reload_tells_access_from_what_the_tenant_should_hold() {
+        let old = policy(&one_service("endpoint: https://t.logto.app"), "old");
+        let change = |logto: &str| changes(&old, &policy(&one_service(logto), "new"));
+        assert_eq!(change("endpoint: https://t.logto.app, deadline: 10s"), "logto changed");
+        assert_eq!(
+            change("endpoint: https://t.logto.app, roles: [{ name: R, scopes: read }]"),
+            "logto tenant (wicketgate logto plan) changed"
+        );
+        assert_eq!(change("endpoint: https://t.logto.app"), "the text, not what it means");
     }
 }
