@@ -19,6 +19,8 @@ pub mod policy;
 
 pub mod keys;
 
+pub mod logto;
+
 pub mod access;
 
 pub mod oauth;

@@ -12,6 +12,7 @@ macro_rules! say {
 mod demo;
 mod explain;
 mod healthcheck;
+mod logto;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ use crate::reload::{Loaded, Source};
 use crate::shutdown::Signals;
 
 /// Exit codes, after sysexits.h: what a script or a supervisor can tell apart.
+pub const EXIT_PENDING: u8 = 2;
 pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_UNAVAILABLE: u8 = 69;
 pub const EXIT_INTERNAL: u8 = 70;
@@ -51,9 +53,10 @@ const EXAMPLES: &str = concat!(
     "  wicketgate check --config wicketgate.yaml        every fault of a configuration, or a summary of its routes
   wicketgate run --config wicketgate.yaml          serve
   wicketgate explain GET /forecast/oslo            what would happen to this request, and why
+  wicketgate logto plan                            what is missing in Logto for this configuration; apply makes it so
   wicketgate schema > wicketgate.schema.json       for completion and checks in an editor
 
-Exit codes: 0 good, 64 a fault in the configuration or the command line, 69 something needed is not there
+Exit codes: 0 good, 2 there is something to do (logto plan), 64 a fault in the configuration or the command line, 69 something needed is not there
 (a port is taken, the issuer cannot be reached), 70 an internal error."
 );
 
@@ -89,6 +92,9 @@ enum Command {
     /// Say what would happen to a request: route, each check, headers for the upstream, challenge for the caller
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArguments),
+    /// Show what Logto should hold for this configuration, and make it so
+    #[command(subcommand)]
+    Logto(logto::LogtoCommand),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Live the whole story in a browser: an official app, an agent, sign-in and consent, a service, the gate between them
@@ -106,6 +112,8 @@ enum Command {
 
 /// How a command ends badly.
 pub(crate) enum Failed {
+    /// Nothing failed, and there is something to do: what a script asks `logto plan` for.
+    Pending,
     Usage(String),
     Unavailable(String),
     Internal(String),
@@ -132,6 +140,7 @@ pub fn main() -> ExitCode {
     };
     let (code, reason) = match run(arguments.command) {
         Ok(()) => return ExitCode::SUCCESS,
+        Err(Failed::Pending) => return ExitCode::from(EXIT_PENDING),
         Err(Failed::Usage(reason)) => (EXIT_USAGE, reason),
         Err(Failed::Unavailable(reason)) => (EXIT_UNAVAILABLE, reason),
         Err(Failed::Internal(reason)) => (EXIT_INTERNAL, reason),
@@ -145,6 +154,7 @@ fn run(command: Command) -> Result<(), Failed> {
         Command::Run { config } => serve(config),
         Command::Check { config } => check(&config),
         Command::Explain(arguments) => in_runtime(explain::explain(arguments)),
+        Command::Logto(command) => in_runtime(logto::logto(command)),
         Command::Schema => {
             say!("{:#}", config::json_schema().as_value());
             Ok(())

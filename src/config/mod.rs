@@ -5,6 +5,7 @@
 
 mod document;
 mod fault;
+mod logto;
 mod read;
 mod route;
 mod secret;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
+pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -67,7 +69,7 @@ pub struct Config {
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,
-    /// Credentials for Logto's Management API. Read and checked; nothing asks Logto with them yet.
+    /// Logto's Management API: credentials, and what the tenant should hold.
     #[serde(default)]
     pub logto: Option<Logto>,
 }
@@ -147,6 +149,12 @@ pub struct Service {
     /// Pass the caller's `Authorization` header on. Only for an upstream that is the same resource.
     #[serde(default)]
     pub forward_authorization: bool,
+    /// Scopes and what a user reads about each when asked to consent. Made so by `wicketgate logto apply`.
+    #[serde(default)]
+    pub scopes: Option<Entries<String>>,
+    /// How long this resource's access tokens live. Made so by `wicketgate logto apply`.
+    #[serde(default)]
+    pub access_token_ttl: Option<Span>,
 }
 
 /// A certificate and its key; both are read again when they change.
@@ -271,22 +279,6 @@ pub struct Shutdown {
 pub struct Reload {
     /// How often their content is compared. SIGHUP reloads at once.
     pub interval: Span,
-}
-
-/// Credentials of a machine-to-machine app with access to Logto's Management API.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Logto {
-    /// The tenant's endpoint, without `/oidc`.
-    pub endpoint: String,
-    /// The app's id.
-    pub app_id: String,
-    /// The app's secret; better by `app_secret_file` or `${NAME}`.
-    #[serde(default)]
-    pub app_secret: Option<Secret>,
-    /// A file that holds the app's secret.
-    #[serde(default)]
-    pub app_secret_file: Option<String>,
 }
 
 fn default_listen() -> OneOrMany<String> {

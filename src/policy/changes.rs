@@ -136,9 +136,6 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         logto,
         warnings: _,
     } = new;
-    let logto_key = |logto: &Option<super::Logto>| {
-        logto.as_ref().map(|logto| (logto.endpoint.clone(), logto.app_id.clone(), logto.app_secret.expose().to_owned()))
-    };
     let compared = [
         ("listen", *listeners != old.listeners),
         ("admin", *admin != old.admin),
@@ -153,7 +150,11 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         ("log.format (from the next start on)", log.format != old.log.format),
         ("shutdown", (*shutdown_delay, *shutdown_deadline) != (old.shutdown_delay, old.shutdown_deadline)),
         ("reload", *reload_interval != old.reload_interval),
-        ("logto", logto_key(logto) != logto_key(&old.logto)),
+        ("logto", logto.as_ref().map(|logto| &logto.access) != old.logto.as_ref().map(|logto| &logto.access)),
+        (
+            "logto tenant (wicketgate logto plan)",
+            logto.as_ref().map(|logto| &logto.tenant) != old.logto.as_ref().map(|logto| &logto.tenant),
+        ),
     ];
     let named = compared.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed"));
     parts.extend(named);

@@ -8,9 +8,9 @@ use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
 use super::compile_issuer::{self, Issuers};
-use super::compile_service;
 use super::route_key::{Methods, RouteKey, Segment};
-use super::{Limits, Listen, Logto, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
+use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
+use super::{compile_logto, compile_service};
 use crate::config::{self, Config, Fault, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -74,6 +74,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         c.absence(trail(&[&"services"]), "", "no service", "name at least one: name, resource, upstream, routes");
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
+    let logto = compile_logto::compile(c, config, &services, &issuers.list);
     let (hosts, other_hosts) = sites(c, config, &mut services);
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);
@@ -96,11 +97,11 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         shutdown_delay: config.shutdown.delay.0,
         shutdown_deadline: config.shutdown.deadline.0,
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
-        logto: config.logto.as_ref().and_then(|logto| logto_credentials(c, logto)),
+        logto,
         warnings: Vec::new(),
         services,
     };
-    warn(c, config, &policy);
+    warn(c, &policy);
     match compiler.faults.is_empty() {
         true => Ok(Policy { warnings: compiler.warnings, ..policy }),
         false => Err(compiler.faults),
@@ -300,37 +301,8 @@ fn leeway(c: &mut Compiler<'_>, span: Span) -> i64 {
     seconds.min(LEEWAY_SECONDS_MAX)
 }
 
-fn logto_credentials(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<Logto> {
-    if url::Url::parse(&logto.endpoint).is_err() {
-        c.fault(trail(&[&"logto", &"endpoint"]), &logto.endpoint, "no URL", "write it as in https://my-tenant.logto.app");
-    }
-    if logto.app_id.is_empty() {
-        c.fault(trail(&[&"logto", &"app_id"]), "", "an empty id", "write the machine-to-machine app's id");
-    }
-    let secret = match (&logto.app_secret, &logto.app_secret_file) {
-        (Some(secret), None) => Some(secret.clone()),
-        (None, Some(path)) => c.file(trail(&[&"logto", &"app_secret_file"]), path).and_then(|bytes| match String::from_utf8(bytes) {
-            Ok(text) => Some(config::Secret::new(text.trim_end_matches(['\r', '\n']))),
-            Err(_) => {
-                c.fault(trail(&[&"logto", &"app_secret_file"]), path, "the file is not text", "put the secret alone into it");
-                None
-            }
-        }),
-        _ => {
-            let cure = "give exactly one of app_secret and app_secret_file";
-            c.fault(trail(&[&"logto"]), "", "no secret, or two", cure);
-            None
-        }
-    };
-    let secret = secret?;
-    if secret.expose().is_empty() {
-        c.fault(trail(&[&"logto"]), "", "an empty secret", "put the app's secret there");
-    }
-    Some(Logto { endpoint: logto.endpoint.clone(), app_id: logto.app_id.clone(), app_secret: secret })
-}
-
 /// What is allowed but should be known.
-fn warn(c: &mut Compiler<'_>, config: &Config, policy: &Policy) {
+fn warn(c: &mut Compiler<'_>, policy: &Policy) {
     for service in policy.services.iter().filter(|service| !service.own) {
         let name = &service.name;
         for route in &service.routes {
@@ -353,8 +325,5 @@ fn warn(c: &mut Compiler<'_>, config: &Config, policy: &Policy) {
         if service.forward_authorization {
             c.warnings.push(format!("{name}: callers' access tokens are passed on to the upstream"));
         }
-    }
-    if config.logto.is_some() {
-        c.warnings.push("logto: credentials are checked for form, and nothing asks Logto with them yet".to_owned());
     }
 }

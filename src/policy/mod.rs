@@ -6,6 +6,7 @@ mod changes;
 mod claims;
 mod compile;
 mod compile_issuer;
+mod compile_logto;
 mod compile_service;
 mod describe;
 mod managed;
@@ -13,6 +14,7 @@ mod path;
 mod route_key;
 mod scope;
 mod table;
+mod tenant;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,8 +34,9 @@ pub use path::{CheckedPath, PathFault};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
+pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
 
-pub use crate::config::{Keys, Log, LogFormat, Mode, Secret};
+pub use crate::config::{AppKind, Keys, Log, LogFormat, Mode, RoleKind, Secret};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -210,14 +213,6 @@ pub struct Timeouts {
     pub connect: Duration,
     pub response: Duration,
     pub tunnel_idle: Duration,
-}
-
-/// Credentials for the Management API.
-#[derive(Debug)]
-pub struct Logto {
-    pub endpoint: String,
-    pub app_id: String,
-    pub app_secret: Secret,
 }
 
 impl Policy {

@@ -14,6 +14,8 @@ mod http2_limits;
 mod identity;
 mod issuer_down;
 mod keys;
+mod logto_apply;
+mod logto_client;
 mod many_services;
 mod record;
 mod refusals;

@@ -5,6 +5,7 @@ mod browser;
 mod client;
 mod gate;
 mod http2;
+pub mod logto;
 mod tls;
 mod upstream;
 
