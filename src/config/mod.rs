@@ -4,6 +4,7 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod fault;
+mod introspection;
 mod read;
 mod route;
 mod secret;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use fault::{ConfigErrors, Fault, Place, Trail};
+pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -138,6 +140,9 @@ pub struct Service {
     /// Issuers whose tokens this service accepts; all top-level ones by default.
     #[serde(default)]
     pub issuer: Option<OneOrMany<Issuer>>,
+    /// Ask the issuer about opaque tokens; they are refused by default.
+    #[serde(default)]
+    pub introspection: Option<Introspection>,
     /// Route keys (`[METHODS ]PATH`) and who may use them. What is not named here is refused.
     pub routes: Entries<Route>,
     /// Header names and the claims that fill them, instead of the default identity headers.
