@@ -13,6 +13,7 @@ mod identity;
 mod issuer_down;
 mod keys;
 mod many_services;
+mod opaque_tokens;
 mod record;
 mod refusals;
 mod reloading;
