@@ -27,6 +27,8 @@ pub mod oauth;
 
 pub mod observe;
 
+pub mod introspection;
+
 pub mod proxy;
 
 pub mod reload;

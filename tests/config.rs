@@ -178,6 +178,7 @@ fn the_example_the_schema_and_the_types_know_the_same_keys() {
     for fault in &faults.faults {
         let outside = fault.reason.contains("cannot be read")
             || fault.reason.contains("LOGTO_APP_SECRET")
+            || fault.reason.contains("GATE_APP_SECRET")
             || fault.reason.contains("no secret, or two");
         assert!(outside, "{fault}");
     }
@@ -217,6 +218,21 @@ fn key_paths(schema: &Value, root: &Value, path: &str, paths: &mut Vec<String>) 
             key_paths(one, root, path, paths);
         }
     }
+}
+
+/// What the example shows for introspection is what a service gets that says no more than it must.
+#[test]
+fn the_example_shows_the_defaults_of_introspection() {
+    let head = "issuer: https://i.example\nservices:\n  - name: a\n    resource: https://a.example\n    upstream: http://127.0.0.1:1\n    routes: { /x: public }\n    introspection:\n      client_id: gate\n      client_secret: s\n";
+    let shown = whole_example();
+    let block = shown.lines().skip_while(|line| line.trim_start() != "introspection:" && !line.trim_start().starts_with("introspection: "));
+    let keys = ["auth", "audience", "max_age", "negative_max_age", "timeout", "remembered", "in_flight", "per_second"];
+    let lines: Vec<&str> =
+        block.skip(1).take(13).filter(|line| keys.iter().any(|key| line.trim_start().starts_with(&format!("{key}:")))).collect();
+    assert_eq!(lines.len(), keys.len(), "{lines:?}");
+    let stamp = |more: &str| *read(&format!("{head}{more}\n")).unwrap().services[0].introspection.as_ref().unwrap().stamp();
+    assert_eq!(stamp(""), stamp(&lines.join("\n")));
+    assert_ne!(stamp(""), stamp("      per_second: 7"));
 }
 
 /// The defaults that the example shows are those of the types.

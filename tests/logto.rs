@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde::Deserialize;
 use serde_json::Value;
-use wicketgate::access::{Denial, Head, Permit, Remembered, Snapshot, Verdict, decide};
+use wicketgate::access::{Denial, Head, Introspected, Permit, Refusal, Remembered, Said, Snapshot, Verdict, decide, decide_with};
 use wicketgate::config::Document;
 use wicketgate::keys::{Algorithm, KeySet, KeyState, Keyring};
 use wicketgate::policy::{self, Policy};
@@ -100,9 +100,13 @@ fn ask(gate: &Snapshot, request: &str, token: &str, now: i64) -> Result<Permit, 
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).expect("a header"));
     let head = Head { method: &method, host, path: &address[host.len()..], query: None, headers: &headers };
-    match decide(gate, &head, now) {
+    permit(decide(gate, &head, now))
+}
+
+fn permit(verdict: Result<Verdict, Box<Refusal>>) -> Result<Permit, Denial> {
+    match verdict {
         Ok(Verdict::Forward(permit)) => Ok(permit),
-        Ok(Verdict::Metadata { .. }) => panic!("{request} leads to metadata"),
+        Ok(Verdict::Metadata { .. }) => panic!("metadata"),
         Err(refusal) => Err(refusal.denial),
     }
 }
@@ -196,6 +200,46 @@ fn an_opaque_token_is_refused_with_a_word_about_the_resource_parameter() {
         let row = ask(&gate, "GET any/", token, *iat).unwrap_err().row();
         assert_eq!((row.status.as_u16(), row.code), (401, "token_opaque"), "{name}");
         assert!(row.challenge && row.oauth_error == Some("invalid_token") && row.title.contains("resource"), "{row:?}");
+    }
+}
+
+/// What Logto answers about tokens, on a gate that asks it: an opaque token has no audience and no API scope, a refresh
+/// token has the API's scopes and no type.
+#[test]
+fn an_opaque_token_counts_only_where_the_operator_asks_logto_about_it() {
+    const INTROSPECTION: &str = "introspection: { client_id: gate, client_secret: s";
+    let answers: Vec<Value> = serde_json::from_str(include_str!("fixtures/logto/introspection.json")).expect("introspection.json");
+    let decided = |more: &str, path: &str, name: &str| {
+        let policy = format!(
+            "issuer: {ISSUER}\nservices:\n  - name: api\n    resource: https://api.weather.example\n    upstream: http://127.0.0.1:1\n    \
+             {INTROSPECTION}{more} }}\n    routes: {{ GET /me: authenticated, GET /weather: read:weather }}\n"
+        );
+        let gate = gate_with(&policy, 0);
+        let settings = gate.policy.services[0].introspection.as_ref().expect("introspection");
+        let recorded = answers.iter().find(|answer| answer["name"] == name).expect("an answer");
+        let token = recorded["token"].as_str().expect("a token");
+        let introspected = Introspected::parse(settings, token, recorded["answer"].to_string().as_bytes());
+        let said = match introspected {
+            Ok(introspected) => Said::Answer { introspected: Arc::new(introspected), remembered: false },
+            Err(why) => Said::Unavailable(why),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).expect("a header"));
+        let head = Head { method: &Method::GET, host: "api", path, query: None, headers: &headers };
+        permit(decide_with(&gate, &head, &said, 1_795_329_800)).map(drop).map_err(|denial| denial.row().code)
+    };
+    let lax = ", audience: if_present";
+    assert_eq!(decided("", "/me", "opaque-m2m-client"), Err("audience_wrong"));
+    assert_eq!(decided(lax, "/me", "opaque-m2m-client"), Ok(()));
+    assert_eq!(decided(lax, "/weather", "opaque-m2m-client"), Err("scope_missing"));
+    for path in ["/me", "/weather"] {
+        assert_eq!(decided(lax, path, "refresh-token-m2m"), Err("token_type_wrong"));
+        for name in ["garbage", "introspect-after-revoke", "opaque-public-spa"] {
+            assert_eq!(decided(lax, path, name), Err("token_inactive"), "{name}");
+        }
+        for name in ["opaque-wrong-secret", "opaque-no-auth"] {
+            assert_eq!(decided(lax, path, name), Err("introspection_unavailable"), "{name}");
+        }
     }
 }
 

@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use super::claims::Claims;
 use super::denial::Denial;
-use super::jwt::Jws;
+use super::introspected::Said;
+use super::jwt::{self, Jws};
 use super::remembered::{Remembered, Verified};
 use super::snapshot::Snapshot;
 use crate::clock::UnixSeconds;
-use crate::policy::Service;
+use crate::policy::{Introspection, Service};
 
-/// Proof that a token was verified: signature, issuer, type, audience and dates.
+/// Proof that a token was verified: signature (or the issuer's word, for an opaque one), issuer, type, audience and dates.
 #[derive(Debug, Clone)]
 pub struct Identity {
     verified: Arc<Verified>,
@@ -41,10 +42,21 @@ impl Identity {
 
 /// Verifies a token for a service (RFC 9068 §4, RFC 8725). What is cheap comes before the signature, so that a token
 /// that could not pass anyway costs little.
-pub fn authenticate(snapshot: &Snapshot, service: &Service, token: &str, now: UnixSeconds) -> Result<Identity, Denial> {
+pub fn authenticate(
+    snapshot: &Snapshot,
+    service: &Service,
+    token: &str,
+    said: Option<&Said>,
+    now: UnixSeconds,
+) -> Result<Identity, Denial> {
     let policy = &snapshot.policy;
     if token.len() > policy.limits.token_bytes {
         return Err(Denial::TokenTooLong { bytes: token.len() });
+    }
+    if let Some(settings) = &service.introspection
+        && jwt::is_opaque(token)
+    {
+        return take_word(service, settings, token, said, policy.leeway, now);
     }
     let digest = Remembered::digest(token);
     if let Some(verified) = snapshot.remembered.get(&digest)
@@ -71,6 +83,36 @@ pub fn authenticate(snapshot: &Snapshot, service: &Service, token: &str, now: Un
     let verified = Arc::new(Verified::new(claims, snapshot.issuers[issuer].stamp));
     snapshot.remembered.put(digest, verified.clone());
     Ok(Identity { verified, remembered: false })
+}
+
+/// The refusal of an opaque token that nobody was asked about yet.
+pub const UNASKED: Denial = Denial::IntrospectionUnavailable("not asked");
+
+/// Takes the issuer's word for an opaque token (RFC 7662 §4): what it said of this very token under these very settings,
+/// with dates and audience checked anew each time.
+fn take_word(
+    service: &Service,
+    settings: &Introspection,
+    token: &str,
+    said: Option<&Said>,
+    leeway: i64,
+    now: UnixSeconds,
+) -> Result<Identity, Denial> {
+    let (introspected, remembered) = match said {
+        None => return Err(UNASKED),
+        Some(Said::Busy) => return Err(Denial::IntrospectionBusy),
+        Some(Said::Unavailable(why)) => return Err(Denial::IntrospectionUnavailable(why)),
+        Some(Said::Answer { introspected, remembered }) => (introspected, *remembered),
+    };
+    if !introspected.is_about(token, settings) {
+        return Err(Denial::IntrospectionUnavailable("an answer about something else"));
+    }
+    let verified = introspected.outcome()?;
+    verified.claims.check_dates(now, leeway)?;
+    if settings.audience_required || verified.claims.all.contains_key("aud") {
+        verified.claims.check_audience(&service.audiences)?;
+    }
+    Ok(Identity { verified, remembered })
 }
 
 /// The issuer that the token names, if this service accepts its tokens: equal code point by code point.

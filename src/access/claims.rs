@@ -67,7 +67,7 @@ impl Claims {
     }
 }
 
-fn text<'c>(all: &'c Map<String, Value>, name: &'static str) -> Result<Option<&'c str>, Denial> {
+pub(super) fn text<'c>(all: &'c Map<String, Value>, name: &'static str) -> Result<Option<&'c str>, Denial> {
     match all.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -76,14 +76,14 @@ fn text<'c>(all: &'c Map<String, Value>, name: &'static str) -> Result<Option<&'
 }
 
 /// A NumericDate in whole seconds. A text, a fraction or a null is an error, never "absent".
-fn date(all: &Map<String, Value>, name: &'static str) -> Result<Option<UnixSeconds>, Denial> {
+pub(super) fn date(all: &Map<String, Value>, name: &'static str) -> Result<Option<UnixSeconds>, Denial> {
     match all.get(name) {
         None => Ok(None),
         Some(value) => value.as_i64().map(Some).ok_or(Denial::ClaimMalformed(name)),
     }
 }
 
-fn audiences(all: &Map<String, Value>) -> Result<Vec<String>, Denial> {
+pub(super) fn audiences(all: &Map<String, Value>) -> Result<Vec<String>, Denial> {
     let malformed = Denial::ClaimMalformed("aud");
     match all.get("aud") {
         Some(Value::String(one)) => Ok(vec![one.clone()]),

@@ -36,6 +36,10 @@ pub enum Denial {
     KeyUnknown { issuer: usize, kid: String },
     SignatureWrong { issuer: usize, kid: String },
     KeysUnavailable { issuer: usize },
+    TokenInactive,
+    TokenTypeWrong { found: String },
+    IntrospectionUnavailable(&'static str),
+    IntrospectionBusy,
     ScopeMissing { missing: Vec<String> },
     ClaimMismatch { claim: String },
     ClientRefused,
@@ -59,7 +63,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 28;
+pub const KINDS: usize = 32;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -166,6 +170,26 @@ impl Denial {
                 "The issuer's keys cannot be had at the moment",
                 "try again after the time in Retry-After",
             ),
+            Self::TokenInactive => bad_token(
+                "token_inactive",
+                "The access token is unknown to the issuer, has expired, or was revoked",
+                "get a new one, with the refresh token if there is one",
+            ),
+            Self::TokenTypeWrong { .. } => {
+                bad_token("token_type_wrong", "The token is no bearer access token", "send the access token, not the refresh token")
+            }
+            Self::IntrospectionUnavailable(_) => row(
+                S::SERVICE_UNAVAILABLE,
+                "introspection_unavailable",
+                "The issuer cannot be asked about the access token at the moment",
+                "try again after the time in Retry-After",
+            ),
+            Self::IntrospectionBusy => row(
+                S::SERVICE_UNAVAILABLE,
+                "introspection_busy",
+                "Too many access tokens are asked about at the moment",
+                "try again after the time in Retry-After",
+            ),
             Self::ScopeMissing { .. } => Row {
                 status: S::FORBIDDEN,
                 oauth_error: Some("insufficient_scope"),
@@ -200,12 +224,20 @@ impl Denial {
         if let Self::KeysUnavailable { issuer } = self { Some((*issuer, "")) } else { None }
     }
 
+    /// Seconds after which the same request is worth another try, where waiting may help.
+    pub fn retry_after(&self) -> Option<u32> {
+        let away = matches!(self, Self::KeysUnavailable { .. } | Self::IntrospectionUnavailable(_));
+        let busy = matches!(self, Self::IntrospectionBusy);
+        if away { Some(5) } else { busy.then_some(1) }
+    }
+
     /// What the log says beside the code. Never the token, and nothing unbounded or unprintable.
     pub fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::PathAmbiguous(fault) => fault.to_string().into(),
-            Self::TokenMalformed(what) | Self::ClaimMalformed(what) => (*what).into(),
+            Self::TokenMalformed(what) | Self::ClaimMalformed(what) | Self::IntrospectionUnavailable(what) => (*what).into(),
             Self::TokenTooLong { bytes } => format!("bytes={bytes}").into(),
+            Self::TokenTypeWrong { found } => format!("token_type={}", shorten(found)).into(),
             Self::TypeWrong { found } => format!("typ={}", shorten(found)).into(),
             Self::AlgorithmRefused { found } => format!("alg={}", shorten(found)).into(),
             Self::IssuerUnknown { found } => format!("iss={}", shorten(found)).into(),
@@ -228,6 +260,8 @@ impl Denial {
             | Self::CriticalHeader
             | Self::SenderConstrained
             | Self::KeysUnavailable { .. }
+            | Self::TokenInactive
+            | Self::IntrospectionBusy
             | Self::ClientRefused => "".into(),
         }
     }
@@ -260,6 +294,10 @@ impl Denial {
             Self::KeyUnknown { issuer: 0, kid: found() },
             Self::SignatureWrong { issuer: 0, kid: found() },
             Self::KeysUnavailable { issuer: 0 },
+            Self::TokenInactive,
+            Self::TokenTypeWrong { found: found() },
+            Self::IntrospectionUnavailable(""),
+            Self::IntrospectionBusy,
             Self::ScopeMissing { missing: Vec::new() },
             Self::ClaimMismatch { claim: found() },
             Self::ClientRefused,

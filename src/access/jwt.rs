@@ -49,6 +49,14 @@ impl<'t> Jws<'t> {
     }
 }
 
+/// Whether a token is not a JWT by its form, so that only its issuer knows what it means. What has three or five parts, or
+/// begins with the header of a JWT, is one, however broken: it is decided on here and shown to nobody.
+pub fn is_opaque(token: &str) -> bool {
+    let first = token.split('.').next().unwrap_or_default();
+    let headed = || decode(first).is_ok_and(|bytes| json::object(&bytes).is_some());
+    !matches!(token.split('.').count(), 3 | 5) && !headed()
+}
+
 /// Base64url without padding, line breaks or spare bits (RFC 7515 §2).
 fn decode(part: &str) -> Result<Vec<u8>, Denial> {
     BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| Denial::TokenMalformed("not base64url"))
@@ -74,5 +82,23 @@ impl Header {
             lower.strip_prefix("application/").map(str::to_owned).unwrap_or(lower)
         });
         Ok(Self { algorithm, kid, typ })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_jwt_is_never_opaque() {
+        let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
+        for opaque in ["BtznzKXCn4ufy4stb7GmR809hwN6yC6wddF_bQMtBcy", "eyJkaWNl", "ya29.a0Af", "a.b.c.d", "a.b.c.d.e.f", "+/=", "."] {
+            assert!(is_opaque(opaque), "{opaque}");
+        }
+        let two_parts = format!("{header}.e30");
+        let six_parts = format!("{header}.a.b.c.d.e");
+        for jwt in ["a.b.c", "..", "a..", "....", "a.b.c.d.e", &header, &two_parts, &six_parts] {
+            assert!(!is_opaque(jwt), "{jwt}");
+        }
     }
 }

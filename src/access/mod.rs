@@ -8,6 +8,7 @@ mod authorize;
 mod bearer;
 mod claims;
 mod denial;
+mod introspected;
 mod json;
 mod jwt;
 mod remembered;
@@ -20,7 +21,9 @@ pub use authorize::Permit;
 use authorize::Place;
 pub use claims::Claims;
 pub use denial::{Denial, KINDS, Row};
-pub use remembered::Remembered;
+pub use introspected::{Introspected, Said};
+pub use jwt::is_opaque;
+pub use remembered::{Digest, Remembered};
 pub use snapshot::Snapshot;
 
 use crate::clock::UnixSeconds;
@@ -62,8 +65,29 @@ impl Refusal {
     }
 }
 
-/// Decides on a request.
+/// Decides on a request. An opaque token of which nothing is known is refused; who can, asks about it (see
+/// [`unasked_token`]) and decides once more with what was said.
 pub fn decide(snapshot: &Snapshot, head: &Head<'_>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
+    decide_on(snapshot, head, None, now)
+}
+
+/// Decides on a request whose opaque token the issuer was asked about.
+pub fn decide_with(snapshot: &Snapshot, head: &Head<'_>, said: &Said, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
+    decide_on(snapshot, head, Some(said), now)
+}
+
+/// The service and the token that the issuer must be asked about before this verdict can be another.
+pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h>) -> Option<(usize, &'h str)> {
+    let (denial, service) = match verdict {
+        Err(refusal) => (&refusal.denial, refusal.service?),
+        Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
+        Ok(Verdict::Metadata { .. }) => return None,
+    };
+    let token = || bearer::token(head.headers, head.query).ok();
+    if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
+}
+
+fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
     let policy = &*snapshot.policy;
     let path = CheckedPath::new(head.path).map_err(|fault| Refusal::early(Denial::PathAmbiguous(fault), None))?;
     let index = match policy.service(head.host, &path) {
@@ -86,7 +110,7 @@ pub fn decide(snapshot: &Snapshot, head: &Head<'_>, now: UnixSeconds) -> Result<
         return Ok(Verdict::Forward(authorize::admit(place)));
     };
     let token = bearer::token(head.headers, head.query);
-    let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, now));
+    let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
     let (denial, identity) = match identity {
         Err(denial) => (denial, None),
         Ok(identity) => match authorize::authorize(policy, place, rules, &parameters, &identity) {

@@ -9,10 +9,12 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::{Failed, load};
-use crate::access::{Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict, decide};
+use crate::access::{Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
+use crate::introspection::Introspector;
 use crate::keys::{KeyStore, Keyring};
 use crate::oauth;
+use crate::observe::Metrics;
 use crate::policy::{CheckedPath, Found, Policy, Target};
 
 pub const EXAMPLES: &str = "\
@@ -60,7 +62,14 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
             .insert(AUTHORIZATION, value.map_err(|_| Failed::Usage("that is no token: it has bytes that no header may have".to_owned()))?);
     }
     let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
-    let verdict = decide(&snapshot, &head, clock::unix_now());
+    let mut verdict = decide(&snapshot, &head, clock::unix_now());
+    let asked = unasked_token(&verdict, &head);
+    if let Some((service, token)) = asked {
+        let metrics = Metrics::new().map_err(|error| Failed::Internal(error.to_string()))?;
+        let said = Introspector::new(metrics.introspection).ask(&snapshot.policy, service, token).await;
+        verdict = decide_with(&snapshot, &head, &said, clock::unix_now());
+    }
+    let checks = if asked.is_some() { OPAQUE_CHECKS } else { CHECKS };
     say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
     match verdict {
@@ -68,8 +77,8 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
             say!("decision   answered by the gate: protected-resource metadata, for everyone");
             say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
         }
-        Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit),
-        Err(refusal) => show_refusal(&snapshot, &refusal),
+        Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),
+        Err(refusal) => show_refusal(&snapshot, &refusal, &checks),
     }
     Ok(())
 }
@@ -148,6 +157,23 @@ const CHECKS: [&str; 13] = [
     "claims and client fit the route",
 ];
 
+/// Those of an opaque token, about which the issuer is asked. Each stands where its like stands above; it has no signature.
+const OPAQUE_CHECKS: [&str; 13] = [
+    CHECKS[0],
+    CHECKS[1],
+    CHECKS[2],
+    CHECKS[3],
+    "token is opaque, and the issuer can be asked about it",
+    "issuer says that it is active, and its own",
+    "type is that of a bearer access token",
+    "",
+    CHECKS[8],
+    CHECKS[9],
+    "",
+    CHECKS[11],
+    CHECKS[12],
+];
+
 /// Which check said no.
 fn failed_check(denial: &Denial) -> usize {
     match denial {
@@ -158,8 +184,9 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::TokenTooLong { .. } | Denial::TokenMalformed(_) | Denial::TokenOpaque | Denial::TokenEncrypted | Denial::CriticalHeader => {
             4
         }
-        Denial::IssuerUnknown { .. } => 5,
-        Denial::TypeWrong { .. } => 6,
+        Denial::IntrospectionUnavailable(_) | Denial::IntrospectionBusy => 4,
+        Denial::IssuerUnknown { .. } | Denial::TokenInactive => 5,
+        Denial::TypeWrong { .. } | Denial::TokenTypeWrong { .. } => 6,
         Denial::AlgorithmRefused { .. } => 7,
         Denial::ClaimMalformed(_) | Denial::SenderConstrained => 8,
         Denial::Expired { .. } | Denial::NotYetValid { .. } | Denial::IssuedInFuture { .. } => 8,
@@ -170,11 +197,12 @@ fn failed_check(denial: &Denial) -> usize {
     }
 }
 
-fn show_checks(denial: Option<&Denial>, public: bool) {
+fn show_checks(checks: &[&str], denial: Option<&Denial>, public: bool) {
     let failed = denial.map(failed_check);
-    let last = if public { 3 } else { CHECKS.len() };
-    for (i, check) in CHECKS.iter().enumerate().take(last) {
+    let last = if public { 3 } else { checks.len() };
+    for (i, check) in checks.iter().enumerate().take(last) {
         match failed {
+            _ if check.is_empty() => {}
             Some(at) if i == at => {
                 say!("  no       {check}");
                 return;
@@ -184,10 +212,10 @@ fn show_checks(denial: Option<&Denial>, public: bool) {
     }
 }
 
-fn show_permit(snapshot: &Snapshot, permit: &Permit) {
+fn show_permit(snapshot: &Snapshot, permit: &Permit, checks: &[&str]) {
     let service = &snapshot.policy.services[permit.service()];
     let public = permit.identity().is_none() && permit.reported().is_none();
-    show_checks(permit.reported(), public);
+    show_checks(checks, permit.reported(), public);
     match permit.reported() {
         Some(denial) => say!("decision   let through and reported as {}: the route is in report mode", denial.row().code),
         None if public => say!("decision   forwarded to {} without an identity: the route is public", service.upstream.base),
@@ -198,8 +226,8 @@ fn show_permit(snapshot: &Snapshot, permit: &Permit) {
     }
 }
 
-fn show_refusal(snapshot: &Snapshot, refusal: &Refusal) {
-    show_checks(Some(&refusal.denial), false);
+fn show_refusal(snapshot: &Snapshot, refusal: &Refusal, checks: &[&str]) {
+    show_checks(checks, Some(&refusal.denial), false);
     let row = refusal.denial.row();
     say!("decision   refused: {} {}", row.status.as_u16(), row.code);
     say!("because    {}", row.title);

@@ -22,9 +22,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::app::{App, StartError};
-use crate::config;
+use crate::config::{self, Span};
 use crate::observe;
-use crate::policy::Policy;
+use crate::policy::{EndpointSource, Policy};
 use crate::reload::{Loaded, Source};
 use crate::shutdown::Signals;
 
@@ -231,6 +231,14 @@ fn summary(policy: &Policy) -> String {
         let path = if service.prefix.is_empty() { "/" } else { &service.prefix };
         text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream.base));
         text.push_str(&format!("resource {}\nmetadata {}\n", service.audiences.join(" "), service.metadata_url));
+        if let Some(settings) = &service.introspection {
+            let place = match &settings.endpoint {
+                EndpointSource::Given(url) => url.as_str(),
+                EndpointSource::Discovery(_) => "the endpoint in the issuer's metadata",
+            };
+            let age = Span(settings.max_age);
+            text.push_str(&format!("opaque   tokens are asked about at {place}, as {}; an answer counts for {age}\n", settings.client_id));
+        }
         let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
         for route in &service.routes {
             let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };

@@ -5,6 +5,7 @@
 
 mod document;
 mod fault;
+mod introspection;
 mod logto;
 mod read;
 mod route;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
+pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
@@ -141,6 +143,9 @@ pub struct Service {
     /// Issuers whose tokens this service accepts; all top-level ones by default.
     #[serde(default)]
     pub issuer: Option<OneOrMany<Issuer>>,
+    /// Ask the issuer about opaque tokens; they are refused by default.
+    #[serde(default)]
+    pub introspection: Option<Introspection>,
     /// Route keys (`[METHODS ]PATH`) and who may use them. What is not named here is refused.
     pub routes: Entries<Route>,
     /// Header names and the claims that fill them, instead of the default identity headers.

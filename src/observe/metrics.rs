@@ -18,6 +18,30 @@ use crate::clock;
 /// Seconds; the gate's own share is well under a millisecond, an upstream's may be long.
 const BUCKETS: [f64; 14] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// What is counted of asking about opaque tokens.
+#[derive(Debug, Clone)]
+pub struct IntrospectionMetrics {
+    /// Questions, by what came of them.
+    pub results: IntCounterVec,
+    /// Tokens looked up, by whether an answer was there.
+    pub lookups: IntCounterVec,
+    pub seconds: HistogramVec,
+}
+
+impl IntrospectionMetrics {
+    fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            results: make.counters("introspections_total", "Questions about opaque tokens, by result.", &["result"])?,
+            lookups: make.counters(
+                "introspection_lookups_total",
+                "Opaque tokens, by whether an answer about them was there.",
+                &["cache"],
+            )?,
+            seconds: make.histograms("introspection_duration_seconds", "From a question about an opaque token to its answer.", &[])?,
+        })
+    }
+}
+
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -32,6 +56,7 @@ pub struct Metrics {
     pub connections_open: IntGauge,
     pub connection_errors: IntCounterVec,
     remembered_tokens: IntGauge,
+    pub introspection: IntrospectionMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -82,6 +107,7 @@ impl Metrics {
             connections_open: make.gauge("connections_open", "Connections of clients.")?,
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
             remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
+            introspection: IntrospectionMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",

@@ -2,8 +2,9 @@
 //! that a new one is a compile error here until it is compared.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{Policy, Service};
+use super::{Introspection, Policy, Service};
 
 /// Names that one list shows; the rest is counted.
 const NAMED_MAX: usize = 10;
@@ -77,6 +78,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         metadata_url,
         upstream,
         issuers: _,
+        introspection,
         routes: _,
         tree: _,
         identity,
@@ -98,6 +100,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         hosts.sort();
         hosts
     };
+    let stamp = |introspection: &Option<Arc<Introspection>>| introspection.as_ref().map(|settings| *settings.stamp());
     let compared = [
         ("path", *prefix != old.prefix),
         ("hosts", hosts(old_policy, &old.name) != hosts(new_policy, &new.name)),
@@ -105,6 +108,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         ("public_url", *metadata_url != old.metadata_url && *audiences == old.audiences),
         ("upstream", *upstream != old.upstream),
         ("issuer", issuers(old_policy, old) != issuers(new_policy, new)),
+        ("introspection", stamp(introspection) != stamp(&old.introspection)),
         ("headers", **identity != *old.identity),
         ("forward_authorization", *forward_authorization != old.forward_authorization),
     ];

@@ -11,6 +11,11 @@ impl ClaimPath {
         proper.then_some(Self(steps))
     }
 
+    /// The names under which this claim can stand at the top of a token.
+    pub(super) fn top_names(&self) -> impl Iterator<Item = String> {
+        self.0.first().cloned().into_iter().chain(std::iter::once(self.0.join(".")))
+    }
+
     /// Whether this is the `scope` claim, which is forwarded space separated, however the token writes it.
     pub fn is_scope(&self) -> bool {
         matches!(self.0.as_slice(), [name] if name == "scope")

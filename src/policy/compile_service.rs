@@ -8,6 +8,7 @@ use url::Url;
 
 use super::claims::{ClaimPath, ClaimRule, ClaimValue};
 use super::compile::{Compiler, METADATA_PREFIX, at_least, trail};
+use super::compile_introspection;
 use super::compile_issuer::{self, Issuers};
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
@@ -44,6 +45,10 @@ pub fn all(c: &mut Compiler<'_>, config: &Config, issuers: &mut Issuers, everyon
         if compiled.issuers.is_empty() && config.issuer.is_none() && service.issuer.is_none() {
             c.absence(at("name"), &service.name, "no issuer for this service", "add issuer: at the top or here; it has no default");
         }
+        compiled.introspection = service
+            .introspection
+            .as_ref()
+            .and_then(|written| compile_introspection::introspection(c, written, &issuers.list, &compiled, at("introspection")));
         services.push(compiled);
     }
     services
@@ -63,6 +68,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         metadata_url,
         upstream,
         issuers: Vec::new(),
+        introspection: None,
         routes: Vec::new(),
         tree: Tree::default(),
         identity: identity.into(),
@@ -93,6 +99,7 @@ impl Service {
             metadata_url: String::new(),
             upstream: Upstream { base: Uri::default() },
             issuers: Vec::new(),
+            introspection: None,
             routes: Vec::new(),
             tree,
             identity: Arc::new([]),

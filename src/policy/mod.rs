@@ -5,10 +5,12 @@
 mod changes;
 mod claims;
 mod compile;
+mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
 mod compile_service;
 mod describe;
+mod introspection;
 mod managed;
 mod path;
 mod route_key;
@@ -29,6 +31,7 @@ pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
 pub use route_key::{Methods, RouteKey};
@@ -36,7 +39,7 @@ pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
 
-pub use crate::config::{AppKind, Keys, Log, LogFormat, Mode, RoleKind, Secret};
+pub use crate::config::{AppKind, ClientAuth, Keys, Log, LogFormat, Mode, RoleKind, Secret};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -133,6 +136,8 @@ pub struct Service {
     pub upstream: Upstream,
     /// Indexes into `Policy::issuers`.
     pub issuers: Vec<usize>,
+    /// How the issuer is asked about opaque tokens; `None` refuses them.
+    pub introspection: Option<Arc<Introspection>>,
     pub routes: Vec<Route>,
     pub tree: Tree<Target>,
     /// Shared, so that headers made for a token are known to be made for this very list.

@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
-use crate::access::{Remembered, Snapshot};
+use crate::access::{Remembered, Said, Snapshot};
+use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
@@ -26,6 +27,7 @@ pub struct Gate {
     /// Writers of `current`, one at a time.
     writing: Mutex<()>,
     keys: KeyStore,
+    introspector: Introspector,
     pub observer: Arc<Observer>,
     pub health: Health,
     /// The gate's own name in `Via`, by which it knows a request that comes back.
@@ -35,6 +37,8 @@ pub struct Gate {
 
 impl Gate {
     pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
+        let introspector = Introspector::new(observer.metrics.introspection.clone());
+        introspector.adopt(introspector.prepare(&policy)?);
         keys.adopt(&policy)?;
         let upstreams = Upstreams::new(&policy.timeouts)?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
@@ -49,6 +53,7 @@ impl Gate {
             upstreams: ArcSwap::from_pointee(upstreams),
             writing: Mutex::new(()),
             keys,
+            introspector,
             observer,
             health: Health::default(),
             via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
@@ -72,7 +77,9 @@ impl Gate {
             true => None,
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
+        let askers = self.introspector.prepare(&policy)?;
         self.keys.adopt(&policy)?;
+        self.introspector.adopt(askers);
         let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),
@@ -104,6 +111,11 @@ impl Gate {
             self.take_keys();
         }
         checked
+    }
+
+    /// Asks the issuer about an opaque token, or takes what it said before.
+    pub async fn introspect(&self, snapshot: &Snapshot, service: usize, token: &str) -> Said {
+        self.introspector.ask(&snapshot.policy, service, token).await
     }
 
     /// Takes keys into the snapshot whenever they change, for as long as the gate lives.

@@ -25,7 +25,7 @@ use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
 use super::upgrade::Tunnel;
-use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide};
+use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
 use crate::keys::Checked;
 use crate::observe::{Outcome, Record};
@@ -127,7 +127,8 @@ fn leave_body(request: Request<Incoming>) {
     tokio::spawn(timeout(LEFT_TIME_MAX, read));
 }
 
-/// Decides; if the token's key is unknown, asks the issuer and decides once more, with what is then in force. A key that
+/// Decides; if the token is opaque, asks the issuer about it and decides once more, by the same policy. If the token's key
+/// is unknown, asks for it and decides once more, with what is then in force. A key that
 /// could not be asked for is no bad key: a good token signed with a new one must never look bad.
 async fn decide_with_keys(
     gate: &Gate,
@@ -147,6 +148,11 @@ async fn decide_with_keys(
         headers: request.headers(),
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
+    if let Some((service, token)) = unasked_token(&verdict, &head) {
+        let said = gate.introspect(&snapshot, service, token).await;
+        verdict = decide_with(&snapshot, &head, &said, clock::unix_now());
+        return (snapshot, verdict);
+    }
     for _ in 0..QUESTIONS_MAX {
         let Some((issuer, kid)) = wanted_key(&verdict) else { return (snapshot, verdict) };
         // While the issuer is away there is nothing to wait for, and a route that only reports waits for nobody.

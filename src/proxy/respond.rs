@@ -14,9 +14,6 @@ use crate::access::{Denial, Refusal};
 use crate::oauth;
 use crate::policy::Policy;
 
-/// Seconds after which keys are worth asking for again.
-const RETRY_AFTER_SECONDS: &str = "5";
-
 /// What an answer must know of its request.
 pub struct Asked<'a> {
     pub request_id: &'a str,
@@ -51,8 +48,8 @@ pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response
     {
         response.headers_mut().insert(ALLOW, allow);
     }
-    if let Denial::KeysUnavailable { .. } = refusal.denial {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = refusal.denial.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -17,6 +17,7 @@ mod keys;
 mod logto_apply;
 mod logto_client;
 mod many_services;
+mod opaque_tokens;
 mod record;
 mod refusals;
 mod reloading;

@@ -13,21 +13,26 @@ import { freePort } from './ports.mjs';
 
 const SCOPES = 'read:weather write:weather';
 const MACHINE = { id: 'station', secret: 'rain-gauge-7' };
+// The gate's own app: it has no grant of its own, and may ask about everybody's tokens.
+const GATE = { id: 'gate', secret: 'l0ck+key %' };
 const AGENT = { id: 'weatherbot', redirect: 'http://127.0.0.1/callback' };
 
-/** Starts a provider that knows these resources. It listens on loopback and keeps its port while it is down. */
-export async function startProvider(resources) {
-  const provider = new LogtoLike(resources, await freePort());
+/** Starts a provider that knows these resources. It listens on loopback and keeps its port while it is down. Tokens for
+ * the resources in `opaque` are no JWTs. */
+export async function startProvider(resources, { opaque = [] } = {}) {
+  const provider = new LogtoLike(resources, opaque, await freePort());
   await provider.up();
   return provider;
 }
 
 class LogtoLike {
   machine = MACHINE;
+  gate = GATE;
   agent = AGENT;
   /** Every access token given out or made up here: none may stand in a log. */
   issued = [];
   #resources;
+  #opaque;
   #keys = [newKey()];
   #store = new Map();
   #server = http.createServer((req, res) => this.#serve(req, res));
@@ -37,8 +42,9 @@ class LogtoLike {
   #asked = new Map();
   #broken = false;
 
-  constructor(resources, port) {
+  constructor(resources, opaque, port) {
     this.#resources = resources;
+    this.#opaque = opaque;
     this.#port = port;
     this.#renew();
     this.#server.on('connection', (socket) => {
@@ -205,6 +211,9 @@ class LogtoLike {
           redirect_uris: [], response_types: [],
         },
         {
+          client_id: GATE.id, client_secret: GATE.secret, grant_types: [], redirect_uris: [], response_types: [],
+        },
+        {
           client_id: AGENT.id, application_type: 'native', token_endpoint_auth_method: 'none', redirect_uris: [AGENT.redirect],
           grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'],
         },
@@ -218,12 +227,15 @@ class LogtoLike {
       features: {
         devInteractions: { enabled: false },
         clientCredentials: { enabled: true },
+        introspection: { enabled: true },
+        revocation: { enabled: true },
         resourceIndicators: {
           enabled: true,
           defaultResource: () => undefined,
           useGrantedResource: () => false,
           getResourceServerInfo: (_, indicator) => {
             assert(this.#resources.includes(indicator), `no such resource: ${indicator}`);
+            if (this.#opaque.includes(indicator)) return { scope: SCOPES, audience: indicator, accessTokenFormat: 'opaque', accessTokenTTL: 300 };
             return { scope: SCOPES, audience: indicator, accessTokenFormat: 'jwt', accessTokenTTL: 300, jwt: { sign: { alg: 'ES384', kid } } };
           },
         },

@@ -142,6 +142,38 @@ async fn explain_says_what_the_gate_would_do_and_why() {
 }
 
 #[tokio::test]
+async fn explain_asks_about_an_opaque_token_and_check_says_that_the_gate_would() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let answer = format!(r#"{{"active":true,"sub":"alice","token_type":"Bearer","iss":"{}"}}"#, issuer.url());
+    let endpoint = Upstream::answering_each(move |asked| {
+        let body = if asked.text().contains("token=good") { answer.as_str() } else { r#"{"active":false}"# };
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    })
+    .await;
+    let settings = "    introspection: { client_id: gate, client_secret: hunter2, audience: if_present, endpoint:";
+    let file = config(&gate(&issuer, &upstream).in_service(&format!("{settings} '{}/introspect' }}", endpoint.url())).yaml());
+    let explain = async |token: &str| with_config(&file.path, &["explain", "GET", "/me", "--token", "-"], token).await.stdout;
+
+    let good = explain("good").await;
+    for part in ["yes      issuer says that it is active", "decision   forwarded to", "upstream   x-auth-subject: alice"] {
+        assert!(good.contains(part), "{part} in {good}");
+    }
+    assert!(!good.contains("  no  ") && !good.contains("signature"), "{good}");
+    let bad = explain("bad").await;
+    for part in ["no       issuer says that it is active", "refused: 401 token_inactive", "error=\"invalid_token\""] {
+        assert!(bad.contains(part), "{part} in {bad}");
+    }
+    assert_eq!(endpoint.received().len(), 2);
+
+    let check = with_config(&file.path, &["check"], "").await;
+    for part in ["/introspect, as gate; an answer counts for 1m", "warning: weather: an opaque token of which the issuer does not say"] {
+        assert!(check.stdout.contains(part), "{part} in {}", check.stdout);
+    }
+    assert!(!check.stdout.contains("hunter2"));
+    assert_eq!(endpoint.received().len(), 2, "check asked somebody");
+}
+
+#[tokio::test]
 async fn healthcheck_asks_a_running_gate() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let admin = reserve();

@@ -157,3 +157,28 @@ async fn an_issuer_that_never_stops_sending_costs_no_memory() {
         assert!(grown < 64, "{grown} MiB more");
     }
 }
+
+#[tokio::test]
+async fn refused_credentials_are_an_error_in_the_log_and_neither_they_nor_the_token_are_shown() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let endpoint = Upstream::answering(b"HTTP/1.1 401 X\r\nContent-Length: 26\r\n\r\n{\"error\":\"invalid_client\"}").await;
+    let settings = format!("    introspection: {{ client_id: gate, client_secret: hunter2, endpoint: '{}' }}", endpoint.url());
+    let process =
+        Process::run(&gate(&issuer, &upstream).in_service(&settings).settings("log: { level: debug }").yaml()).await.ready().await;
+
+    for _ in 0..3 {
+        assert_eq!(process.get("/me").token("BtznzKXCn4ufy4stb7G").send().await.status, 503);
+    }
+
+    let lines = lines(&process, 3).await;
+    assert_eq!((&lines[0]["reason"], &lines[0]["decision"]), (&json!("introspection_unavailable"), &json!("denied")));
+    assert_eq!(lines[0]["detail"], "the gate's own credentials were refused");
+    let own: Vec<Value> = process.log().into_iter().filter(|line| line["target"] == "wicketgate::introspection").collect();
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert_eq!((&own[0]["level"], &own[0]["client_id"]), (&json!("ERROR"), &json!("gate")));
+    assert_eq!(own[0]["detail"], "status 401 invalid_client");
+    let all = process.log().iter().map(Value::to_string).collect::<String>();
+    for hidden in ["hunter2", "BtznzKXCn4ufy4stb7G", "Z2F0ZTpodW50ZXIy"] {
+        assert!(!all.contains(hidden), "{hidden}");
+    }
+}

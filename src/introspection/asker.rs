@@ -1,0 +1,212 @@
+//! Asks under one set of settings: answers are kept for a while, one question about a token is shared by all who wait
+//! for it, and there are limits to how many are asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+
+use super::ask::{Caller, Trouble};
+use super::budget::{Budget, Place};
+use crate::access::{Digest, Introspected, Remembered, Said};
+use crate::clock::{self, UnixSeconds};
+use crate::observe::IntrospectionMetrics;
+use crate::policy::Introspection;
+
+/// Answers about tokens that do not count. A flood of made-up tokens fills these places and no others.
+const NEGATIVE_COUNT_MAX: usize = 4096;
+/// After a trouble that any token would meet.
+const REST: Duration = Duration::from_secs(1);
+/// Troubles are told once in so long, however many there are.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// An answer, and when it was asked for.
+#[derive(Clone)]
+struct Kept {
+    introspected: Arc<Introspected>,
+    asked: Instant,
+}
+
+impl Kept {
+    /// Whether it still counts: never beyond the token's own end (RFC 7662 §4).
+    fn is_fresh(&self, settings: &Introspection, now: Instant, unix_now: UnixSeconds) -> bool {
+        let age_max = if self.introspected.is_good() { settings.max_age } else { settings.negative_max_age };
+        let ended = self.introspected.expires_at().is_some_and(|end| unix_now >= end);
+        now.duration_since(self.asked) < age_max && !ended
+    }
+}
+
+pub struct Asker {
+    settings: Arc<Introspection>,
+    caller: Caller,
+    good: Option<Cache<Digest, Kept>>,
+    bad: Cache<Digest, Kept>,
+    flights: Mutex<HashMap<Digest, watch::Receiver<Option<Said>>>>,
+    strangers: Budget,
+    /// For tokens that were active before: whoever invents tokens cannot keep them out.
+    acquainted: Budget,
+    resting: Mutex<Option<(Instant, &'static str)>>,
+    told: Mutex<Option<Instant>>,
+    metrics: IntrospectionMetrics,
+}
+
+impl Asker {
+    pub fn new(settings: Arc<Introspection>, metrics: IntrospectionMetrics) -> Result<Self, String> {
+        let budget = || Budget::new(settings.in_flight, settings.per_second);
+        Ok(Self {
+            caller: Caller::new(&settings)?,
+            good: (settings.remembered > 0).then(|| Cache::new(settings.remembered)),
+            bad: Cache::new(NEGATIVE_COUNT_MAX),
+            flights: Mutex::default(),
+            strangers: budget(),
+            acquainted: budget(),
+            resting: Mutex::default(),
+            told: Mutex::default(),
+            metrics,
+            settings,
+        })
+    }
+
+    /// What is said about a token: what is kept of it, what is being asked, or the answer to a new question.
+    pub async fn ask(self: &Arc<Self>, token: &str) -> Said {
+        let digest = Remembered::digest(token);
+        let (said, lookup) = match self.look(&digest) {
+            Ok(said) => (said, "hit"),
+            Err(_) => match self.join_or_begin(digest, token) {
+                Ok((mut flight, lookup)) => {
+                    let said = match flight.wait_for(Option::is_some).await {
+                        Ok(said) => said.clone().unwrap_or(Said::Busy),
+                        Err(_) => Said::Unavailable("the question broke off"),
+                    };
+                    (said, lookup)
+                }
+                Err(said) => {
+                    let lookup = if matches!(said, Said::Answer { .. }) { "hit" } else { "refused" };
+                    (said, lookup)
+                }
+            },
+        };
+        self.metrics.lookups.with_label_values(&[lookup]).inc();
+        said
+    }
+
+    /// What is kept of a token, or whether it was active before.
+    fn look(&self, digest: &Digest) -> Result<Said, bool> {
+        let (now, unix_now) = (clock::instant_now(), clock::unix_now());
+        let good = self.good.as_ref().and_then(|good| good.get(digest));
+        let acquainted = good.is_some();
+        let fresh = |kept: &Kept| kept.is_fresh(&self.settings, now, unix_now);
+        match good.filter(fresh).or_else(|| self.bad.get(digest).filter(fresh)) {
+            Some(kept) => Ok(Said::Answer { introspected: kept.introspected, remembered: true }),
+            None => Err(acquainted),
+        }
+    }
+
+    /// The question that is under way for this token, or a new one; or what there is to say without one.
+    fn join_or_begin(self: &Arc<Self>, digest: Digest, token: &str) -> Result<(watch::Receiver<Option<Said>>, &'static str), Said> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&digest) {
+            return Ok((flight.clone(), "shared"));
+        }
+        // A flight that landed since was kept before it left the map.
+        let acquainted = match self.look(&digest) {
+            Ok(said) => return Err(said),
+            Err(acquainted) => acquainted,
+        };
+        if let Some(why) = self.is_resting() {
+            return Err(Said::Unavailable(why));
+        }
+        let budget = if acquainted { &self.acquainted } else { &self.strangers };
+        let place = budget.take().ok_or(Said::Busy)?;
+        let (publish, flight) = watch::channel(None);
+        flights.insert(digest, flight.clone());
+        let landing = Landing { asker: self.clone(), digest };
+        let token = token.to_owned();
+        // A task of its own: it goes on for the others when who began it has left.
+        tokio::spawn(async move {
+            let said = landing.asker.fly(landing.digest, &token, &place).await;
+            drop(landing);
+            publish.send_replace(Some(said));
+        });
+        Ok((flight, "miss"))
+    }
+
+    async fn fly(&self, digest: Digest, token: &str, place: &Place) -> Said {
+        let deadline = clock::instant_now() + self.settings.timeout;
+        let Ok(Some(_turn)) = timeout_at(deadline.into(), place.turn()).await else { return Said::Busy };
+        let asked = clock::instant_now();
+        let answer = timeout_at(deadline.into(), self.caller.ask(&self.settings, token)).await.unwrap_or(Err(Trouble::Slow));
+        let label: &[&str] = &[];
+        self.metrics.seconds.with_label_values(label).observe(clock::instant_now().duration_since(asked).as_secs_f64());
+        match answer {
+            Ok(introspected) => self.keep(digest, Kept { introspected: Arc::new(introspected), asked }),
+            Err(trouble) => self.note(&trouble),
+        }
+    }
+
+    fn keep(&self, digest: Digest, kept: Kept) -> Said {
+        let introspected = kept.introspected.clone();
+        let label = match (introspected.is_good(), introspected.is_inactive()) {
+            (true, _) => "active",
+            (false, true) => "inactive",
+            (false, false) => "unacceptable",
+        };
+        self.metrics.results.with_label_values(&[label]).inc();
+        match (&self.good, introspected.is_good()) {
+            (Some(good), true) => {
+                good.insert(digest, kept);
+                self.bad.remove(&digest);
+            }
+            (None, true) => {}
+            (good, false) => {
+                if let Some(good) = good {
+                    good.remove(&digest);
+                }
+                self.bad.insert(digest, kept);
+            }
+        }
+        Said::Answer { introspected, remembered: false }
+    }
+
+    fn note(&self, trouble: &Trouble) -> Said {
+        let (now, why) = (clock::instant_now(), trouble.why());
+        self.metrics.results.with_label_values(&[trouble.label()]).inc();
+        if trouble.is_general() {
+            *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some((now + REST, why));
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|last| now.duration_since(last) >= TOLD_EVERY) {
+            *told = Some(now);
+            let (issuer, client_id) = (&self.settings.issuer, &self.settings.client_id);
+            match trouble {
+                Trouble::Credentials(_) => {
+                    tracing::error!(target: "wicketgate::introspection", issuer, client_id, detail = trouble.detail(), "the issuer refuses the gate's own credentials: check client_id and client_secret")
+                }
+                Trouble::Away(_) | Trouble::Nonsense(_) | Trouble::Slow => {
+                    tracing::warn!(target: "wicketgate::introspection", issuer, reason = why, detail = trouble.detail(), "opaque tokens cannot be asked about")
+                }
+            }
+        }
+        Said::Unavailable(why)
+    }
+
+    fn is_resting(&self) -> Option<&'static str> {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.filter(|(until, _)| clock::instant_now() < *until).map(|(_, why)| why)
+    }
+}
+
+/// Takes a question out of the list of those under way, however it ends.
+struct Landing {
+    asker: Arc<Asker>,
+    digest: Digest,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.asker.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+    }
+}
