@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs the demo's printed commands as a reader would paste them, and compares what comes of them.
+# Runs the commands on the demo's start page as a reader would paste them, and compares what comes of them.
 # usage: demo.sh BINARY WORK_DIR
 set -euo pipefail
 binary=$1
 work=$2
 mkdir -p "$work"
 port=$((20000 + $$ % 8000))
-"$binary" demo --port "$port" > "$work/demo.log" 2>&1 &
+"$binary" demo --port "$port" --config "$work/wicketgate.yaml" > "$work/demo.log" 2>&1 &
 demo=$!
 trap 'kill "$demo" 2>/dev/null || true' EXIT
 for _ in $(seq 100); do
@@ -14,18 +14,38 @@ for _ in $(seq 100); do
   kill -0 "$demo" || { cat "$work/demo.log"; exit 1; }
   sleep 0.1
 done
-head -1 "$work/demo.log" | grep -q '^DEMO: made-up keys' || { echo "the first line does not say what this is"; exit 1; }
+head -1 "$work/demo.log" | grep -q '^DEMO: made-up people' || { echo "the first line does not say what this is"; exit 1; }
+start=$(grep -o 'http://127.0.0.1:[0-9]*' "$work/demo.log" | head -1)
 
-# The commands as they stand, each followed by a mark.
-sed -n 's/^  \(curl .*\|TOKEN=.*\)$/\1/p' "$work/demo.log" | while read -r line; do printf '%s\necho; echo "== end"\n' "$line"; done > "$work/commands.sh"
+# The commands as they stand on the start page, each followed by a mark.
+curl -sf "$start/" | python3 -c '
+import html, re, sys
+for command in re.findall("<pre>(.*?)</pre>", sys.stdin.read(), re.S):
+    print(html.unescape(command), "echo; echo == end", sep="\n")
+' > "$work/commands.sh"
 bash "$work/commands.sh" > "$work/answers" 2> /dev/null
-expected='401 resource 200 403 201'
-found=$(awk '/^HTTP\/1.1 /{print $2} /^\{"authorization_servers"/{print "resource"} /^\{"city".*"forecast".*"x-auth-subject":"weatherbot"/{print "200"}' "$work/answers" | tr '\n' ' ' | sed 's/ $//')
+expected='401 resource issuer 200 403 201 status'
+found=$(awk '/^HTTP\/1.1 /{print $2} /^\{"authorization_servers"/{print "resource"} /"authorization_endpoint"/{print "issuer"} /^\{"city".*"forecast".*"x-auth-subject":"station"/{print "200"} /"config_hash"/{print "status"}' "$work/answers" | tr '\n' ' ' | sed 's/ $//')
 if [ "$found" != "$expected" ]; then
-  echo "the demo's commands gave '$found' instead of '$expected'"
-  cat "$work/answers"
+  echo "the start page's commands gave '$found' instead of '$expected'"
+  cat "$work/commands.sh" "$work/answers"
   exit 1
 fi
+
+# A busy port is an error that names it.
+refused=0
+"$binary" demo --port "$port" --config "$work/second.yaml" > /dev/null 2> "$work/busy" || refused=$?
+if [ "$refused" != 69 ] || ! grep -q "127.0.0.1:$((port + 2))" "$work/busy"; then
+  echo "a second demo on the same ports ended with $refused:"
+  cat "$work/busy"
+  exit 1
+fi
+
+# Ctrl-C ends all of it, and the configuration goes with it.
 kill -INT "$demo"
 wait "$demo"
-echo "ok: the demo's commands work as printed: $found"
+for party in 0 1 2 3 4 5 6; do
+  if curl -s -o /dev/null "http://127.0.0.1:$((port + party))/"; then echo "port $((port + party)) still answers"; exit 1; fi
+done
+if [ -e "$work/wicketgate.yaml" ]; then echo "the configuration is still there"; exit 1; fi
+echo "ok: the start page's commands work as shown: $found"

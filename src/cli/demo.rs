@@ -223,7 +223,7 @@ async fn start_clients(
     };
     let weatherbot = WeatherBot::start(loopback(ports.weatherbot), settings).await.map_err(taken("WeatherBot", ports.weatherbot))?;
     let settings = StartPageSettings {
-        official_app: stage::url(ports.official_app),
+        official_app: official_app.is_some().then(|| stage::url(ports.official_app)),
         weatherbot: stage::url(ports.weatherbot),
         gate: api,
         admin: stage::url(ports.admin),

@@ -120,6 +120,7 @@ services:
       POST /forecast/{{city}}: write:weather
       GET /me/saved-cities: read:weather
 
+tokens: {{ leeway: 0s }}   # one machine, one clock: a token ends when it says
 shutdown: {{ delay: 1ms, deadline: 5s }}
 reload: {{ interval: 500ms }}
 "

@@ -12,7 +12,8 @@ use super::server::{self, Reply, Server};
 
 /// Where everybody is: addresses without a slash at the end.
 pub struct StartPageSettings {
-    pub official_app: String,
+    /// Without one, where the issuer knows no such app.
+    pub official_app: Option<String>,
     pub weatherbot: String,
     pub gate: String,
     pub admin: String,

@@ -17,7 +17,7 @@ let browser;
 let demo;
 
 before(async () => {
-  [browser, demo] = await Promise.all([startBrowser(), startDemo('pages')]);
+  [browser, demo] = await Promise.all([startBrowser(), startDemo('pages', [], UPDATE_IMAGES ? { port: 8080 } : {})]);
 });
 after(async () => {
   await browser?.close();
@@ -73,12 +73,23 @@ test('no page is wider than a phone', async () => {
   });
 });
 
+/** Chromium sometimes has no frame yet of a page that it has just come to. */
+async function picture(page, file, tries = 5) {
+  try {
+    await page.screenshot({ path: file });
+  } catch (error) {
+    if (tries === 1) throw error;
+    await page.reload();
+    await picture(page, file, tries - 1);
+  }
+}
+
 test('the pictures in the docs show the pages that there are', async () => {
   const pictures = ['start', 'consent', 'weatherbot', 'official-app'];
   const folder = UPDATE_IMAGES ? DOCS_IMAGES : BROWSER_WORK_DIR;
   fs.mkdirSync(folder, { recursive: true });
   await eachPage({ viewport: { width: 1280, height: 860 } }, async (name, page) => {
-    if (pictures.includes(name)) await page.screenshot({ path: path.join(folder, `${name}.png`) });
+    if (pictures.includes(name)) await picture(page, path.join(folder, `${name}.png`));
     assert.match(await page.title(), /\S/);
     assert.equal(await page.locator('h1').count(), 1, name);
   });

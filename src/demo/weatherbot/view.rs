@@ -20,6 +20,8 @@ struct Home<'a> {
     visit: &'a Visit,
     holds: Option<Holds>,
     has_controls: bool,
+    /// Who is signed in, as the issuer knows them: WeatherBot itself has not asked for a name.
+    name: String,
     start_page: &'a str,
     api: &'a str,
     suggestions: [&'static str; 3],
@@ -53,12 +55,18 @@ pub fn home(bot: &Bot, form_secret: &str, visit: &Visit) -> Reply {
         visit,
         holds: visit.access.as_ref().map(|access| Holds::new(access, clock::unix_now())),
         has_controls: bot.controls.is_some(),
+        name: name_at_the_issuer(bot, visit).unwrap_or_default(),
         start_page: &bot.start_page,
         api: bot.api.as_str().trim_end_matches('/'),
         suggestions: SUGGESTIONS,
         question_chars_max: QUESTION_CHARS_MAX,
     };
     page::html(StatusCode::OK, &view, &form_origins(bot))
+}
+
+fn name_at_the_issuer(bot: &Bot, visit: &Visit) -> Option<String> {
+    let tenant = bot.controls.as_ref()?.tenant();
+    tenant.user(&visit.access.as_ref()?.person.subject).map(|user| user.name.clone())
 }
 
 /// Where forms may lead by way of redirects: to the issuer's sign-in.
