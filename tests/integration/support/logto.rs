@@ -182,7 +182,7 @@ fn spoiled(trouble: Option<Trouble>, reply: Option<Reply>) -> Option<Vec<u8>> {
         Some(Trouble::Expired) => Some(written(&unauthorized("auth.unauthorized"))),
         Some(Trouble::Forbidden) => Some(written(&refusal(403, "auth.forbidden", "Forbidden."))),
         Some(Trouble::Html) => text(200, "Content-Type: text/html\r\n", "<!doctype html><title>Sign in</title>"),
-        Some(Trouble::Huge) => text(200, "Content-Type: application/json\r\n", &format!("[\"{}\"]", "x".repeat(5 << 20))),
+        Some(Trouble::Huge) => text(200, "Content-Type: application/json\r\n", &format!("[{}]", " ".repeat(5 << 20))),
         Some(Trouble::Redirect) => text(302, "Location: https://elsewhere.example/\r\n", ""),
     }
 }
