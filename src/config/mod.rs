@@ -4,6 +4,7 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod fault;
+mod rate;
 mod read;
 mod route;
 mod secret;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use fault::{ConfigErrors, Fault, Place, Trail};
+pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -66,6 +68,9 @@ pub struct Config {
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,
+    /// What is counted across requests, and whether other instances count with this one.
+    #[serde(default)]
+    pub state: State,
     /// Credentials for Logto's Management API. Read and checked; nothing asks Logto with them yet.
     #[serde(default)]
     pub logto: Option<Logto>,
@@ -146,6 +151,9 @@ pub struct Service {
     /// Pass the caller's `Authorization` header on. Only for an upstream that is the same resource.
     #[serde(default)]
     pub forward_authorization: bool,
+    /// How often callers may ask this service, whatever the route; a list for several limits.
+    #[serde(default)]
+    pub rate_limit: Option<OneOrMany<RateLimit>>,
 }
 
 /// A certificate and its key; both are read again when they change.

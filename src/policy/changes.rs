@@ -81,6 +81,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         tree: _,
         identity,
         forward_authorization,
+        rate_limits,
         scopes: _,
         own: _,
     } = new;
@@ -107,6 +108,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         ("issuer", issuers(old_policy, old) != issuers(new_policy, new)),
         ("headers", **identity != *old.identity),
         ("forward_authorization", *forward_authorization != old.forward_authorization),
+        ("rate_limit", *rate_limits != old.rate_limits),
     ];
     compared.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
@@ -133,6 +135,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         shutdown_delay,
         shutdown_deadline,
         reload_interval,
+        state,
         logto,
         warnings: _,
     } = new;
@@ -153,6 +156,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         ("log.format (from the next start on)", log.format != old.log.format),
         ("shutdown", (*shutdown_delay, *shutdown_deadline) != (old.shutdown_delay, old.shutdown_deadline)),
         ("reload", *reload_interval != old.reload_interval),
+        ("state", (state.keys, &state.redis) != (old.state.keys, &old.state.redis)),
         ("logto", logto_key(logto) != logto_key(&old.logto)),
     ];
     let named = compared.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed"));
