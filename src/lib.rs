@@ -19,9 +19,13 @@ pub mod policy;
 
 pub mod keys;
 
+pub mod state;
+
 pub mod access;
 
 pub mod oauth;
+
+pub mod rate;
 
 pub mod observe;
 
