@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
@@ -11,6 +11,8 @@ use crate::access::{Remembered, Snapshot};
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
+use crate::rate::Rates;
+use crate::state::Shared;
 
 /// How far the gate's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +28,8 @@ pub struct Gate {
     /// Writers of `current`, one at a time.
     writing: Mutex<()>,
     keys: KeyStore,
+    shared: ArcSwapOption<Shared>,
+    pub rates: Rates,
     pub observer: Arc<Observer>,
     pub health: Health,
     /// The gate's own name in `Via`, by which it knows a request that comes back.
@@ -36,6 +40,8 @@ pub struct Gate {
 impl Gate {
     pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
         keys.adopt(&policy)?;
+        let shared = Shared::follow(None, &policy)?;
+        let rates = Rates::new(&policy, shared.clone());
         let upstreams = Upstreams::new(&policy.timeouts)?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
@@ -49,6 +55,8 @@ impl Gate {
             upstreams: ArcSwap::from_pointee(upstreams),
             writing: Mutex::new(()),
             keys,
+            shared: ArcSwapOption::new(shared),
+            rates,
             observer,
             health: Health::default(),
             via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
@@ -72,6 +80,7 @@ impl Gate {
             true => None,
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
+        let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         self.keys.adopt(&policy)?;
         let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
@@ -85,6 +94,8 @@ impl Gate {
         if let Some(upstreams) = upstreams {
             self.upstreams.store(Arc::new(upstreams));
         }
+        self.rates.adopt(&snapshot.policy, shared.clone());
+        self.shared.store(shared);
         self.current.store(Arc::new(snapshot));
         Ok(())
     }
@@ -129,5 +140,13 @@ impl AdminView for Gate {
 
     fn metrics(&self) -> &Metrics {
         &self.observer.metrics
+    }
+
+    fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.load_full()
     }
 }

@@ -13,10 +13,12 @@ mod identity;
 mod issuer_down;
 mod keys;
 mod many_services;
+mod rate_limits;
 mod record;
 mod refusals;
 mod reloading;
 mod resting;
+mod shared_state;
 mod slow_clients;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
