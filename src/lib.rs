@@ -20,10 +20,13 @@ pub mod policy;
 pub mod keys;
 
 pub mod logto;
+pub mod state;
 
 pub mod access;
 
 pub mod oauth;
+
+pub mod rate;
 
 pub mod observe;
 
