@@ -3,6 +3,7 @@
 //! The types here are text, not meaning: `policy::compile` gives them theirs. Their doc comments are the
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
+mod audit;
 mod fault;
 mod read;
 mod route;
@@ -14,6 +15,7 @@ mod units;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
@@ -60,6 +62,9 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+    /// The audit trail: who did what, and who was refused. There is none by default.
+    #[serde(default)]
+    pub audit: Option<Audit>,
     /// How the gate goes down.
     #[serde(default)]
     pub shutdown: Shutdown,

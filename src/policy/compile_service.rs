@@ -242,7 +242,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     };
     let index = service.routes.len();
     match service.tree.insert(&key, Target::Route(index)) {
-        Ok(()) => service.routes.push(Route { key: Arc::from(text), requirement, timeout, mode: written.mode }),
+        Ok(()) => service.routes.push(Route { key: Arc::from(text), requirement, timeout, mode: written.mode, audit: written.audit }),
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");
