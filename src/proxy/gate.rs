@@ -37,12 +37,16 @@ impl Gate {
     pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
         keys.adopt(&policy)?;
         let upstreams = Upstreams::new(&policy.timeouts)?;
+        let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
         let keyring = keys.keyring(&snapshot.policy);
         let snapshot = snapshot.with_keyring(keyring);
         observer.set_access_log(snapshot.policy.log.access);
         observer.metrics.adopt(&snapshot);
+        if let Some(place) = audit {
+            observer.audit.turn_to(place)?;
+        }
         let instance = uuid::Uuid::now_v7().simple().to_string();
         Ok(Arc::new(Self {
             current: ArcSwap::from_pointee(snapshot),
@@ -72,7 +76,12 @@ impl Gate {
             true => None,
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
+        let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
         self.keys.adopt(&policy)?;
+        // Before the policy that asks for records, so that none finds no place.
+        if let Some(place) = audit {
+            self.observer.audit.turn_to(place)?;
+        }
         let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),
