@@ -1,6 +1,7 @@
 //! Promises to a user, each over real sockets: one file a promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says no by panicking, in its helpers too")]
 
+mod audit;
 mod bad_reloads;
 mod bad_requests;
 mod bodies;
