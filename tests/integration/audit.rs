@@ -449,6 +449,13 @@ async fn a_place_that_cannot_be_opened_is_refused_and_the_last_record_says_that_
     let last = read(&trail.path).pop().unwrap();
     assert_eq!(picked(&last, &["audit", "decision", "changes"]), json!(["reload", "taken", "audit changed"]));
     trail.accesses(1).await;
+
+    // After that nothing comes there, not even the next reloads.
+    let after = self::trail();
+    gate.rewrite(&builder.clone().routes("\n      /x: public").yaml()).await;
+    gate.rewrite(&builder.settings(&after.to("")).yaml()).await;
+    until("the new trail begins", || async { read(&after.path).len() == 1 }).await;
+    assert_eq!(read(&trail.path).len(), 4);
 }
 
 /// Header and record of a syslog message.
