@@ -202,6 +202,28 @@ async fn what_is_queued_at_the_end_is_written_before_the_process_ends() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_syslog_server_gets_a_last_chance_at_the_end() {
+    let (issuer, upstream, place) = (issuer().await, Upstream::friendly().await, reserve());
+    let settings = format!("audit: {{ to: {{ syslog: 'tcp://{}' }} }}", place.address);
+    let mut process = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
+    for _ in 0..20 {
+        process.get("/nowhere").send().await;
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(place.address).unwrap();
+    let listener = socket.listen(1).unwrap();
+
+    process.signal("TERM");
+
+    assert_eq!(process.ended().await, Some(0));
+    let mut text = String::new();
+    let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
+    soon("its end", tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text)).await.unwrap();
+    assert_eq!(text.matches("\"audit\":\"access\"").count(), 20, "{text}");
+}
+
+#[tokio::test]
 async fn a_disk_that_fails_is_said_once_and_so_is_its_recovery() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let directory = tempfile::tempdir().unwrap();
