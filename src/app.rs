@@ -12,7 +12,7 @@ use crate::access::Snapshot;
 use crate::clock;
 use crate::config::ConfigErrors;
 use crate::keys::KeyStore;
-use crate::observe::{Admin, LogHandle, Metrics, Observer};
+use crate::observe::{Admin, LogHandle, Metrics, Observer, ReloadAudit};
 use crate::policy::{Listen, Policy, changes};
 use crate::proxy::{Gate, Listeners};
 use crate::reload::{Loaded, Reading, Source};
@@ -20,6 +20,9 @@ use crate::shutdown::{Signals, Wish};
 
 /// How long a changed content must look the same before it is taken, at least; a reload interval if that is longer.
 const SETTLE_MIN: Duration = Duration::from_millis(150);
+
+/// How often it is asked, at the end, whether the audit trail is written.
+const AUDIT_LOOK: Duration = Duration::from_millis(5);
 
 /// Why the gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,8 @@ impl App {
         gate.observer.metrics.last_reload_seconds.set(clock::unix_now() as f64);
         let keys_task = tokio::spawn(gate.clone().follow_keys()).abort_handle();
         let app = Self { gate, listeners, admin, admin_wanted, source, files, seen, log, keys_task };
+        let record = ReloadAudit { cause: "start", decision: "taken", config_hash: &snapshot.policy.hash, changes: None };
+        app.gate.observer.audit.write(&record, clock::wall_now());
         let listening: Vec<String> = app.addresses().iter().map(Listen::to_string).collect();
         tracing::info!(target: "wicketgate::app", version = env!("CARGO_PKG_VERSION"), listen = listening.join(" "), admin = %app.admin_address(), config = %app.source.path().display(), config_hash = snapshot.policy.hash, "serving");
         Ok(app)
@@ -127,12 +132,15 @@ impl App {
 
     /// Reads the configuration and puts it into force, or keeps the old one and says why.
     pub async fn reload(&mut self, cause: &str) {
+        // Also when the configuration is refused: logrotate asks so, too.
+        self.gate.observer.audit.reopen();
         let Reading { result, files, seen } = self.source.read();
         (self.files, self.seen) = (files, seen);
         let result = match result {
             Ok(policy) => self.take(policy).await,
             Err(faults) => Err(faults.to_string()),
         };
+        self.audit_reload(cause, &result);
         let metrics = &self.gate.observer.metrics;
         metrics.last_reload_successful.set(i64::from(result.is_ok()));
         let label = if result.is_ok() { "taken" } else { "refused" };
@@ -148,6 +156,25 @@ impl App {
             }
         }
         self.gate.health.note_reload(result);
+    }
+
+    /// Records a reload, also the one that ends the records.
+    fn audit_reload(&self, cause: &str, result: &Result<String, String>) {
+        let (policy, audit) = (self.gate.snapshot().policy.clone(), &self.gate.observer.audit);
+        let decision = if result.is_ok() { "taken" } else { "refused" };
+        let record = ReloadAudit { cause, decision, config_hash: &policy.hash, changes: result.as_deref().ok() };
+        audit.write(&record, clock::wall_now());
+        if policy.audit.is_none() {
+            audit.turn_off();
+        }
+    }
+
+    /// Returns when the audit trail has nothing more to write. Asked for again and again, since whoever is told to go down
+    /// at once must not wait for a thread that waits.
+    async fn audit_settled(&self) {
+        while !self.gate.observer.audit.is_settled() {
+            sleep(AUDIT_LOOK).await;
+        }
     }
 
     /// Puts a policy into force, or says why it cannot be and changes nothing.
@@ -187,6 +214,8 @@ impl App {
         let begun = clock::instant_now();
         let closed = self.listeners.all_closed();
         let in_time = timeout(policy.shutdown_deadline, closed).await.is_ok();
+        let left = policy.shutdown_deadline.saturating_sub(clock::instant_now().duration_since(begun));
+        let _ = timeout(left, self.audit_settled()).await;
         self.gate.closing_tunnels.send_replace(true);
         tracing::info!(target: "wicketgate::app", in_time, took = ?clock::instant_now().duration_since(begun), "down");
     }

@@ -12,6 +12,11 @@ pub fn unix_now() -> UnixSeconds {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// The wall clock, for saying when something happened.
+pub fn wall_now() -> SystemTime {
+    SystemTime::now()
+}
+
 /// The steady clock, for measuring and for deadlines.
 pub fn instant_now() -> Instant {
     Instant::now()

@@ -227,6 +227,9 @@ fn summary(policy: &Policy) -> String {
     for issuer in &policy.issuers {
         text.push_str(&format!("issuer   {}\n", issuer.url));
     }
+    if let Some(audit) = &policy.audit {
+        text.push_str(&format!("audit    {}\n", audit.to));
+    }
     for service in policy.services.iter().filter(|service| !service.own) {
         let path = if service.prefix.is_empty() { "/" } else { &service.prefix };
         text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream.base));

@@ -3,6 +3,7 @@
 //! The types here are text, not meaning: `policy::compile` gives them theirs. Their doc comments are the
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
+mod audit;
 mod document;
 mod fault;
 mod introspection;
@@ -18,6 +19,7 @@ mod units;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
@@ -67,6 +69,9 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+    /// The audit trail: who did what, and who was refused. There is none by default.
+    #[serde(default)]
+    pub audit: Option<Audit>,
     /// How the gate goes down.
     #[serde(default)]
     pub shutdown: Shutdown,

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::audit::RouteAudit;
 use super::rate::RateLimit;
 use super::shapes::{Entries, OneOrMany, short_or_long};
 use super::units::Span;
@@ -29,6 +30,7 @@ pub struct Route {
     pub timeout: Option<Span>,
     pub mode: Mode,
     pub rate_limit: Vec<RateLimit>,
+    pub audit: Option<RouteAudit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -72,6 +74,9 @@ pub struct RouteKeys {
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
+    /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
+    #[serde(default)]
+    audit: Option<RouteAudit>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -161,7 +166,15 @@ impl Route {
             "authenticated" => Access::Authenticated,
             scope => Access::All(vec![scope.to_owned()]),
         };
-        Ok(Self { access, claims: Vec::new(), clients: Vec::new(), timeout: None, mode: Mode::Enforce, rate_limit: Vec::new() })
+        Ok(Self {
+            access,
+            claims: Vec::new(),
+            clients: Vec::new(),
+            timeout: None,
+            mode: Mode::Enforce,
+            rate_limit: Vec::new(),
+            audit: None,
+        })
     }
 
     fn long(keys: RouteKeys) -> Result<Self, String> {
@@ -174,14 +187,14 @@ impl Route {
             return Err("a public route with claims or clients, which need a token; write access: authenticated".to_owned());
         }
         let rate_limit = keys.rate_limit.map(|limits| limits.0).unwrap_or_default();
-        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default(), rate_limit })
+        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default(), rate_limit, audit: keys.audit })
     }
 }
 
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, rate_limit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, rate_limit, audit",
     Route::short,
     Route::long
 );

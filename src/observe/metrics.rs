@@ -11,9 +11,10 @@ use prometheus::{
 
 use tracing_appender::non_blocking::ErrorCounter;
 
+use super::audit::Counters;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
-use crate::access::Snapshot;
+use crate::access::{Identity, Snapshot};
 use crate::clock;
 use crate::rate::Rates;
 use crate::state::Shared;
@@ -69,6 +70,7 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub last_reload_successful: IntGauge,
     pub last_reload_seconds: Gauge,
+    audit: Counters,
     log_lines_dropped: IntCounter,
     log_counter: OnceLock<ErrorCounter>,
     /// Scrapes, one at a time: they bring counters up to what is counted elsewhere.
@@ -134,6 +136,7 @@ impl Metrics {
             last_reload_successful: make
                 .gauge("config_last_reload_successful", "Whether the last change of the configuration was taken.")?,
             last_reload_seconds: make.float("config_last_reload_success_timestamp_seconds", "When a configuration was last taken.")?,
+            audit: audit_counters(&make)?,
             log_lines_dropped: make.counter("log_lines_dropped_total", "Log lines lost because standard output was too slow.")?,
             log_counter: OnceLock::new(),
             rendering: Mutex::default(),
@@ -141,6 +144,16 @@ impl Metrics {
         };
         make.process()?;
         Ok(metrics)
+    }
+
+    /// Counts records of the audit trail.
+    pub(super) fn audit_counters(&self) -> Counters {
+        self.audit.clone()
+    }
+
+    /// Records of the audit trail that were lost, for whatever reason.
+    pub fn audit_records_lost(&self) -> u64 {
+        AUDIT_LOSSES.iter().map(|reason| self.audit.lost.with_label_values(&[reason]).get()).sum()
     }
 
     /// Shows how many log lines were lost.
@@ -182,7 +195,7 @@ impl Metrics {
         {
             counter.inc();
         }
-        if let Some(remembered) = record.remembered
+        if let Some(remembered) = record.identity.as_ref().map(Identity::was_remembered)
             && let Ok(counter) = self.token_checks.get_metric_with_label_values(&[if remembered { "hit" } else { "miss" }])
         {
             counter.inc();
@@ -261,6 +274,21 @@ const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 /// A method as a label: a name that a client made up is `other`.
 fn method_label(method: &Method) -> &'static str {
     METHODS.iter().find(|name| **name == method.as_str()).copied().unwrap_or("other")
+}
+
+/// Why a record of the audit trail can be lost.
+const AUDIT_LOSSES: [&str; 4] = ["queue_full", "write_failed", "too_long", "shutdown"];
+
+/// Every reason is there from the start, so that an alert on the first loss sees a difference.
+fn audit_counters(make: &Maker<'_>) -> Result<Counters, prometheus::Error> {
+    let counters = Counters {
+        written: make.counters("audit_records_total", "Records of the audit trail that were written, by kind.", &["kind"])?,
+        lost: make.counters("audit_records_lost_total", "Records of the audit trail that were lost, by reason.", &["reason"])?,
+    };
+    for reason in AUDIT_LOSSES {
+        counters.lost.with_label_values(&[reason]);
+    }
+    Ok(counters)
 }
 
 /// Makes and registers in one go.

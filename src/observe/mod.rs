@@ -1,7 +1,8 @@
-//! The record of what happened: one a request, from which the metrics and the access log are made; and the admin
+//! The record of what happened: one a request, from which the metrics, the access log and the audit trail are made; and the admin
 //! listener that shows them.
 
 mod admin;
+mod audit;
 mod health;
 mod log;
 mod metrics;
@@ -9,6 +10,7 @@ mod rate_metrics;
 mod record;
 
 pub use admin::{Admin, AdminView};
+pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as ReloadAudit};
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::{IntrospectionMetrics, Metrics};

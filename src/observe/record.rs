@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
 
+use super::audit::{Access, AuditTrail, Scopes, required};
 use super::metrics::Metrics;
+use crate::access::Identity;
 use crate::clock;
+use crate::policy::{Decided, Policy, Route, Service};
 
 /// How a request ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +48,14 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Observer {
     pub metrics: Metrics,
+    pub audit: AuditTrail,
     access_log: AtomicBool,
 }
 
 impl Observer {
     pub fn new(metrics: Metrics) -> Self {
-        Self { metrics, access_log: AtomicBool::new(true) }
+        let audit = AuditTrail::new(metrics.audit_counters());
+        Self { metrics, audit, access_log: AtomicBool::new(true) }
     }
 
     pub fn set_access_log(&self, on: bool) {
@@ -83,11 +88,17 @@ pub struct Record {
     pub outcome: Outcome,
     pub reason: Option<&'static str>,
     pub detail: Cow<'static, str>,
-    pub subject: Option<String>,
-    pub client_id: Option<String>,
-    pub remembered: Option<bool>,
+    /// Who is calling, once a token was verified.
+    pub identity: Option<Identity>,
+    /// What the client is called, where that is known.
+    pub client_name: Option<Arc<str>>,
     pub upstream: Option<Duration>,
     pub response_bytes: u64,
+    /// What was decided, with what, and where: for the audit trail, which tells it from how the request ended.
+    decided: Option<Outcome>,
+    policy: Option<Arc<Policy>>,
+    place: (Option<usize>, Option<usize>),
+    audited: bool,
 }
 
 impl Record {
@@ -107,12 +118,85 @@ impl Record {
             outcome: Outcome::Failed,
             reason: Some(CLIENT_GONE),
             detail: Cow::Borrowed(""),
-            subject: None,
-            client_id: None,
-            remembered: None,
+            identity: None,
+            client_name: None,
             upstream: None,
             response_bytes: 0,
+            decided: None,
+            policy: None,
+            place: (None, None),
+            audited: false,
         }
+    }
+
+    /// Notes the policy that the request is judged by.
+    pub fn judge(&mut self, policy: &Arc<Policy>) {
+        if !self.policy.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy)) {
+            self.policy = Some(policy.clone());
+        }
+    }
+
+    /// Notes what was decided, by which service and route as far as they were found.
+    pub fn decide(&mut self, policy: &Arc<Policy>, service: Option<usize>, route: Option<usize>, outcome: Outcome) {
+        self.judge(policy);
+        (self.outcome, self.decided, self.place) = (outcome, Some(outcome), (service, route));
+        if let Some(service) = service.map(|service| &policy.services[service]) {
+            self.service = service.name.clone();
+            if let Some(route) = route {
+                self.route = service.routes[route].key.clone();
+            }
+        }
+    }
+
+    /// Writes the audit record, if the request is worth one and has none yet: when the head of its answer is known, not at
+    /// its end, which for a stream may be hours later.
+    pub fn audit(&mut self) {
+        if std::mem::replace(&mut self.audited, true) {
+            return;
+        }
+        let Some(policy) = &self.policy else { return };
+        let Some(audit) = &policy.audit else { return };
+        let (refused, let_through) = match self.decided {
+            Some(Outcome::Permitted | Outcome::Public) => (false, true),
+            Some(Outcome::Reported) => (true, true),
+            Some(Outcome::Denied) => (true, false),
+            // What is public anyway was read.
+            Some(Outcome::Own) => return,
+            // The client left before anything was decided.
+            Some(Outcome::Failed) | None if self.reason == Some(CLIENT_GONE) => return,
+            Some(Outcome::Failed) | None => (true, false),
+        };
+        let service = self.place.0.map(|service| &policy.services[service]);
+        let route = service.and_then(|service| self.place.1.map(|route| &service.routes[route]));
+        let decided = Decided { refused, let_through, method: &self.method, status: self.status };
+        if audit.wants(route.and_then(|route| route.audit), decided) {
+            self.write_audit_record(policy, service, route);
+        }
+    }
+
+    fn write_audit_record(&self, policy: &Policy, service: Option<&Service>, route: Option<&Route>) {
+        let mut access = Access {
+            request_id: &self.request_id,
+            config_hash: &policy.hash,
+            service: service.map(|service| &*service.name),
+            route: route.map(|route| &*route.key),
+            method: cut(self.method.as_str(), METHOD_BYTES_LOGGED_MAX),
+            path: &self.path,
+            peer: self.peer,
+            decision: self.decided.unwrap_or(Outcome::Failed).label(),
+            status: self.status.as_u16(),
+            reason: self.reason,
+            user: None,
+            agent: None,
+            act: None,
+            organization_id: None,
+            scopes: Scopes { required: route.and_then(|route| required(&route.requirement)), granted: None },
+            jti: None,
+        };
+        if let Some(identity) = &self.identity {
+            access.identify(identity.claims(), self.client_name.as_deref());
+        }
+        self.observer.audit.write(&access, clock::wall_now() - self.elapsed());
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -120,6 +204,7 @@ impl Record {
     }
 
     fn write_access_line(&self) {
+        let claims = self.identity.as_ref().map(Identity::claims);
         let ms = |duration: Duration| duration.as_micros() as f64 / 1000.0;
         tracing::info!(
             target: "access",
@@ -134,8 +219,8 @@ impl Record {
             decision = self.outcome.label(),
             reason = self.reason,
             detail = Some(&*self.detail).filter(|detail| !detail.is_empty()),
-            subject = self.subject,
-            client_id = self.client_id,
+            subject = claims.map(|claims| &*claims.subject),
+            client_id = claims.and_then(|claims| claims.client_id.as_deref()),
             duration_ms = ms(self.elapsed()),
             upstream_ms = self.upstream.map(ms),
             response_bytes = self.response_bytes,
@@ -169,6 +254,7 @@ impl Drop for Record {
         if self.status == unanswered() && matches!(self.outcome, Outcome::Permitted | Outcome::Public) {
             (self.outcome, self.reason) = (Outcome::Failed, Some(CLIENT_GONE));
         }
+        self.audit();
         self.observer.metrics.requests_in_flight.dec();
         self.observer.metrics.count(self);
         if self.observer.access_log.load(Ordering::Relaxed) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
+use super::compile_audit;
 use super::compile_issuer::{self, Issuers};
 use super::compile_rate;
 use super::route_key::{Methods, RouteKey, Segment};
@@ -95,6 +96,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         leeway: leeway(c, config.tokens.leeway),
         remembered_tokens: config.tokens.remembered as usize,
         log: config.log.clone(),
+        audit: compile_audit::compile(c, config),
         shutdown_delay: config.shutdown.delay.0,
         shutdown_deadline: config.shutdown.deadline.0,
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),

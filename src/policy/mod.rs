@@ -2,9 +2,11 @@
 //!
 //! **Invariant:** `compile` is the only maker of a [`Policy`]. There is no `validate()`: a policy that exists is valid.
 
+mod audit;
 mod changes;
 mod claims;
 mod compile;
+mod compile_audit;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
@@ -29,6 +31,7 @@ use foldhash::HashMap;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+pub use audit::{Audit, AuditTo, Decided, Facility, RouteAudit, SyslogServer};
 pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
@@ -67,6 +70,7 @@ pub struct Policy {
     pub leeway: i64,
     pub remembered_tokens: usize,
     pub log: Log,
+    pub audit: Option<Audit>,
     pub shutdown_delay: Duration,
     pub shutdown_deadline: Duration,
     pub reload_interval: Duration,
@@ -178,6 +182,8 @@ pub struct Route {
     pub timeout: Duration,
     pub mode: Mode,
     pub rate_limits: RateLimits,
+    /// What the route says of the audit trail for itself.
+    pub audit: Option<RouteAudit>,
 }
 
 /// What a request must bring.

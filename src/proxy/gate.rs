@@ -47,12 +47,16 @@ impl Gate {
         let shared = Shared::follow(None, &policy)?;
         let rates = Rates::new(&policy, shared.clone());
         let upstreams = Upstreams::new(&policy.timeouts)?;
+        let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
         let keyring = keys.keyring(&snapshot.policy);
         let snapshot = snapshot.with_keyring(keyring);
         observer.set_access_log(snapshot.policy.log.access);
         observer.metrics.adopt(&snapshot);
+        if let Some(place) = audit {
+            observer.audit.turn_to(place)?;
+        }
         let instance = uuid::Uuid::now_v7().simple().to_string();
         Ok(Arc::new(Self {
             current: ArcSwap::from_pointee(snapshot),
@@ -87,8 +91,13 @@ impl Gate {
         };
         let askers = self.introspector.prepare(&policy)?;
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
+        let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
+        // Before the policy that asks for records, so that none finds no place.
+        if let Some(place) = audit {
+            self.observer.audit.turn_to(place)?;
+        }
         let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),

@@ -71,6 +71,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     let snapshot = gate.snapshot();
     let (id, version, grpc) = (record.request_id.clone(), request.version(), respond::is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
+    record.judge(&snapshot.policy);
     let method = request.method().clone();
     let facts = peer.facts.as_ref().map(|facts| facts.next_head());
     let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
@@ -81,7 +82,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
         Ok(Verdict::Metadata { service }) => {
-            record.outcome = Outcome::Own;
+            record.decide(&snapshot.policy, None, None, Outcome::Own);
             return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
         }
         Err(refusal) => {
@@ -106,6 +107,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             record.status = response.status();
             record.reason = None;
+            record.audit();
             tokio::spawn(tunnel.run(record));
             response
         }
@@ -261,6 +263,7 @@ fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<
     if matches!(record.outcome, Outcome::Permitted | Outcome::Public | Outcome::Own) {
         record.reason = None;
     }
+    record.audit();
     response.body_mut().attach(record);
     response
 }
@@ -273,40 +276,26 @@ fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, mut record
 }
 
 fn note_permit(record: &mut Record, snapshot: &Snapshot, permit: &Permit) {
-    let service = &snapshot.policy.services[permit.service()];
-    record.service = service.name.clone();
-    record.route = service.routes[permit.route()].key.clone();
-    record.outcome = match (permit.reported(), permit.identity()) {
+    let outcome = match (permit.reported(), permit.identity()) {
         (Some(_), _) => Outcome::Reported,
         (None, Some(_)) => Outcome::Permitted,
         (None, None) => Outcome::Public,
     };
+    record.decide(&snapshot.policy, Some(permit.service()), Some(permit.route()), outcome);
     if let Some(denial) = permit.reported() {
         record.reason = Some(denial.row().code);
         record.detail = denial.detail();
     }
-    note_identity(record, permit.identity());
+    record.identity = permit.identity().cloned();
 }
 
 fn note_refusal(record: &mut Record, snapshot: &Snapshot, refusal: &Refusal) {
-    record.outcome = Outcome::Denied;
+    // The gate's own endpoints are nobody's service.
+    let service = refusal.service.filter(|service| !snapshot.policy.services[*service].own);
+    record.decide(&snapshot.policy, service, refusal.route.filter(|_| service.is_some()), Outcome::Denied);
     record.reason = Some(refusal.denial.row().code);
     record.detail = refusal.denial.detail();
-    if let Some(service) = refusal.service.map(|service| &snapshot.policy.services[service]).filter(|service| !service.own) {
-        record.service = service.name.clone();
-        if let Some(route) = refusal.route {
-            record.route = service.routes[route].key.clone();
-        }
-    }
-    note_identity(record, refusal.identity.as_ref());
-}
-
-fn note_identity(record: &mut Record, identity: Option<&crate::access::Identity>) {
-    if let Some(identity) = identity {
-        record.subject = Some(identity.claims().subject.clone());
-        record.client_id = identity.claims().client_id.clone();
-        record.remembered = Some(identity.was_remembered());
-    }
+    record.identity = refusal.identity.clone();
 }
 
 /// The caller's request id if it is a sane one, else a new one.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says no by panicking, in its helpers too")]
 
 mod admin_limits;
+mod audit;
 mod bad_reloads;
 mod bad_requests;
 mod bodies;

@@ -182,3 +182,103 @@ async fn refused_credentials_are_an_error_in_the_log_and_neither_they_nor_the_to
         assert!(!all.contains(hidden), "{hidden}");
     }
 }
+
+fn audits(process: &Process) -> Vec<Value> {
+    process.log().into_iter().filter(|line| line.get("audit").is_some()).collect()
+}
+
+#[tokio::test]
+async fn the_audit_trail_on_standard_output_is_told_from_the_log() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let process = Process::run(&gate(&issuer, &upstream).settings("audit: { to: stdout }").yaml()).await.ready().await;
+    for i in 0..50 {
+        process.get("/nowhere").header(&format!("X-Request-Id: {i}")).send().await;
+    }
+    // Each line is whole, of the one kind or the other: `log` reads them as JSON.
+    until("both are written", || async { audits(&process).len() == 51 && access(&process).len() == 50 }).await;
+    let ids = |lines: Vec<Value>| lines.iter().map(|line| line["request_id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(audits(&process))[1..], ids(access(&process)));
+    assert!(process.log().iter().all(|line| line.get("audit").is_some() != line.get("level").is_some()));
+}
+
+#[tokio::test]
+async fn what_is_queued_at_the_end_is_written_before_the_process_ends() {
+    let (issuer, (upstream, _permits)) = (issuer().await, Upstream::held().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = format!("audit: {{ to: {{ file: '{}' }} }}\nshutdown: {{ delay: 1ms, deadline: 300ms }}", path.display());
+    let mut process = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
+    for _ in 0..200 {
+        process.get("/nowhere").send().await;
+    }
+    // One that is cut off at the deadline.
+    let mut hanging = Connection::open(process.address).await;
+    hanging.write(&Ask::new(process.address, "POST", "/public/page").body("").bytes("")).await;
+    until("the request is upstream", || async { upstream.received().len() == 1 }).await;
+
+    process.signal("TERM");
+
+    assert_eq!(process.ended().await, Some(0));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 202);
+    let last = records.last().unwrap();
+    assert_eq!((&last["decision"], &last["status"], &last["reason"]), (&json!("public"), &json!(499), &json!("client_gone")));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_syslog_server_gets_a_last_chance_at_the_end() {
+    let (issuer, upstream, place) = (issuer().await, Upstream::friendly().await, reserve());
+    let settings = format!("audit: {{ to: {{ syslog: 'tcp://{}' }} }}", place.address);
+    let mut process = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
+    for _ in 0..20 {
+        process.get("/nowhere").send().await;
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(place.address).unwrap();
+    let listener = socket.listen(1).unwrap();
+
+    process.signal("TERM");
+
+    assert_eq!(process.ended().await, Some(0));
+    let mut text = String::new();
+    let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
+    soon("its end", tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text)).await.unwrap();
+    assert_eq!(text.matches("\"audit\":\"access\"").count(), 20, "{text}");
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_said_once_and_so_is_its_recovery() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let settings = format!("audit: {{ to: {{ file: '{}' }} }}\nlog: {{ access: false }}", path.display());
+    let process = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
+    let said = || process.log().into_iter().filter(|line| line["target"] == "wicketgate::audit").collect::<Vec<_>>();
+    for _ in 0..20 {
+        process.get("/nowhere").send().await;
+    }
+    until("it is said", || async { !said().is_empty() }).await;
+
+    std::fs::remove_file(&path).unwrap();
+    process.signal("HUP");
+    let written = || std::fs::read_to_string(&path).unwrap_or_default().lines().count();
+    // The start, twenty requests, the reload.
+    until("what waited is written", || async { written() == 22 }).await;
+
+    let said: Vec<String> = said().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(said, ["audit records cannot be written; they wait and are tried again", "audit records can be written again"]);
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_opened_keeps_the_gate_from_starting() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wicketgate.yaml");
+    std::fs::write(&path, gate(&issuer, &upstream).settings("audit: { to: { file: /nowhere/at/all } }").yaml()).unwrap();
+    let ended = super::child::command(&["run", "--config", path.to_str().unwrap()], "").await;
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    assert!(ended.stderr.contains("audit: /nowhere/at/all: No such file"), "{ended:?}");
+}
