@@ -10,12 +10,12 @@ port=$((20000 + $$ % 8000))
 demo=$!
 trap 'kill "$demo" 2>/dev/null || true' EXIT
 for _ in $(seq 100); do
-  curl -sf "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && break
+  curl -sf "http://127.0.0.1:$((port + 1))/readyz" > /dev/null && grep -q '^  Open http' "$work/demo.log" && break
   kill -0 "$demo" || { cat "$work/demo.log"; exit 1; }
   sleep 0.1
 done
 head -1 "$work/demo.log" | grep -q '^DEMO: made-up people' || { echo "the first line does not say what this is"; exit 1; }
-start=$(grep -o 'http://127.0.0.1:[0-9]*' "$work/demo.log" | head -1)
+start=$(sed -n 's|^  Open \(http://[^ ]*\) in a browser.*|\1|p' "$work/demo.log")
 
 # The commands as they stand on the start page, each followed by a mark.
 curl -sf "$start/" | python3 -c '

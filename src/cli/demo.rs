@@ -91,7 +91,7 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     let config = ConfigFile::write(file, stage::configuration(&ports, &issuer))?;
     let (source, loaded) = load(config.path.clone())?;
     // Until it is dropped: then what is queued is written.
-    let _terminal = terminal::start().map_err(Failed::Internal)?;
+    let terminal = terminal::start().map_err(Failed::Internal)?;
     let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
     let app = App::start(source, loaded, None).await.map_err(|error| match error {
         StartError::Unavailable(reason) => Failed::Unavailable(format!("{reason}; choose other ports with --port")),
@@ -107,6 +107,7 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     {
         say!("  No browser could be opened ({error}); open the address by hand.\n");
     }
+    terminal.release();
     app.run(signals).await;
     clients.stop().await;
     if let Some(issuer) = embedded {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tracing::field::{Field, Visit};
@@ -19,7 +19,35 @@ const LINES_BUFFERED_MAX: usize = 4096;
 
 /// Writes what is queued when dropped.
 pub struct Terminal {
+    output: Arc<Mutex<Output>>,
     _guard: WorkerGuard,
+}
+
+impl Terminal {
+    /// Writes the lines that were held back, and from now on each at once.
+    pub fn release(&self) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = output.held.take() {
+            output.write(held.as_bytes());
+        }
+    }
+}
+
+/// Where lines go; until they are released they are held back, so that none comes before what the demo says first.
+struct Output {
+    writer: NonBlocking,
+    held: Option<String>,
+}
+
+impl Output {
+    fn write(&mut self, line: &[u8]) {
+        match &mut self.held {
+            Some(held) => held.push_str(&String::from_utf8_lossy(line)),
+            None => {
+                let _ = self.writer.write_all(line);
+            }
+        }
+    }
 }
 
 /// Starts writing events to standard output, instead of the log. A second call in one process is an error.
@@ -27,17 +55,18 @@ pub fn start() -> Result<Terminal, String> {
     // A terminal that is held (Ctrl-S) loses lines; it does not hold up the gate.
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_BUFFERED_MAX).finish(std::io::stdout());
     let bright = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = Lines { writer: Mutex::new(writer), started: clock::instant_now(), bright };
+    let output = Arc::new(Mutex::new(Output { writer, held: Some(String::new()) }));
+    let lines = Lines { output: output.clone(), started: clock::instant_now(), bright };
     let targets = Targets::new()
         .with_default(LevelFilter::ERROR)
         .with_target("wicketgate", LevelFilter::INFO)
         .with_target("access", LevelFilter::INFO);
     tracing_subscriber::registry().with(targets).with(lines).try_init().map_err(|error| error.to_string())?;
-    Ok(Terminal { _guard: guard })
+    Ok(Terminal { output, _guard: guard })
 }
 
 struct Lines {
-    writer: Mutex<NonBlocking>,
+    output: Arc<Mutex<Output>>,
     started: Instant,
     bright: bool,
 }
@@ -53,7 +82,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         };
         let seconds = clock::instant_now().duration_since(self.started).as_secs_f64();
         let line = told.line(seconds, self.bright);
-        let _ = self.writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).write(line.as_bytes());
     }
 }
 
