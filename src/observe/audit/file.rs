@@ -1,8 +1,7 @@
 //! A file that is appended to, renamed when it is full, and found again when somebody else renamed it.
 //!
-//! `file-rotate`, `rolling-file` and `logroller` were read for this. They swallow the error of opening a file (records
-//! then vanish and look written), panic where a directory is missing, or cannot set the mode; `tracing-appender`
-//! rotates by time alone.
+//! Why no library: `file-rotate` swallows the error of opening a file, so that records vanish and look written, and can
+//! panic; `tracing-appender` rotates by time alone.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
