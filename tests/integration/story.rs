@@ -63,7 +63,7 @@ async fn story(token_lifetime_seconds: i64) -> Story {
     let start_page = StartPage::start(
         loopback(),
         StartPageSettings {
-            official_app: url(app_at),
+            official_app: Some(url(app_at)),
             weatherbot: url(bot_at),
             gate: gate.clone(),
             admin: url(running.admin_address()),
