@@ -194,7 +194,6 @@ fn or_null(text: &str) -> Value {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use reqwest::{Client, Method, Response};
     use serde_json::{Map, json};
