@@ -15,7 +15,9 @@ for _ in $(seq 100); do
   sleep 0.1
 done
 head -1 "$work/demo.log" | grep -q '^DEMO: made-up people' || { echo "the first line does not say what this is"; exit 1; }
-start=$(sed -n 's|^  Open \(http://[^ ]*\) in a browser.*|\1|p' "$work/demo.log")
+# The address of the start page stands above all events.
+start=$(sed -n '3s/^  Open \(http:[^ ]*\) .*/\1/p' "$work/demo.log")
+[ -n "$start" ] || { echo "the third line does not say what to open:"; cat "$work/demo.log"; exit 1; }
 
 # The commands as they stand on the start page, each followed by a mark.
 curl -sf "$start/" | python3 -c '
@@ -31,6 +33,11 @@ if [ "$found" != "$expected" ]; then
   cat "$work/commands.sh" "$work/answers"
   exit 1
 fi
+
+# The Management API, as the guide has it, with this demo's ports.
+sed -n '/^MANAGEMENT=/p; /\$MANAGEMENT/p' docs/guide.md | sed "s/127\.0\.0\.1:8082/127.0.0.1:$((port + 2))/" > "$work/management.sh"
+bash "$work/management.sh" > "$work/applications"
+grep -q '"id":"weatherbot"' "$work/applications" || { echo "the guide's call of the Management API gave:"; cat "$work/applications"; exit 1; }
 
 # A busy port is an error that names it.
 refused=0

@@ -42,7 +42,8 @@ pub struct DemoArguments {
     external: ExternalIssuer,
 }
 
-/// An issuer of your own in place of the embedded one, and the two apps as it knows them.
+/// An issuer of your own in place of the embedded one, and the two apps as it knows them. A secret alone asks for nothing: it
+/// may be left in the environment from an earlier demo.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "With an issuer of your own")]
 struct ExternalIssuer {
@@ -53,13 +54,13 @@ struct ExternalIssuer {
     #[arg(long, env = "WICKETGATE_DEMO_WEATHERBOT_ID", value_name = "ID", requires = "issuer")]
     weatherbot_id: Option<String>,
     /// Its secret; better in the environment, where other users of the machine do not see it
-    #[arg(long, env = "WICKETGATE_DEMO_WEATHERBOT_SECRET", hide_env_values = true, value_name = "SECRET", requires = "issuer")]
+    #[arg(long, env = "WICKETGATE_DEMO_WEATHERBOT_SECRET", hide_env_values = true, value_name = "SECRET")]
     weatherbot_secret: Option<String>,
     /// Client id of the first-party app; without it that app does not play
     #[arg(long, env = "WICKETGATE_DEMO_OFFICIAL_APP_ID", value_name = "ID", requires = "issuer", requires = "official_app_secret")]
     official_app_id: Option<String>,
     /// Its secret
-    #[arg(long, env = "WICKETGATE_DEMO_OFFICIAL_APP_SECRET", hide_env_values = true, value_name = "SECRET", requires = "official_app_id")]
+    #[arg(long, env = "WICKETGATE_DEMO_OFFICIAL_APP_SECRET", hide_env_values = true, value_name = "SECRET")]
     official_app_secret: Option<String>,
 }
 
@@ -76,7 +77,10 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     let ports = Ports::from(arguments.port);
     let ports = ports.ok_or_else(|| Failed::Usage("--port has no six ports behind it; write one from 1 to 65529".to_owned()))?;
     let embedded = match &arguments.external.issuer {
-        Some(_) => None,
+        Some(issuer) => {
+            is_issuer(issuer)?;
+            None
+        }
         None => {
             let lifetime = i64::try_from(arguments.token_lifetime.as_secs()).ok();
             let started = Issuer::start(loopback(ports.issuer), stage::tenant(&ports, lifetime)).await;
@@ -91,6 +95,7 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     let config = ConfigFile::write(file, stage::configuration(&ports, &issuer))?;
     let (source, loaded) = load(config.path.clone())?;
     // Until it is dropped: then what is queued is written.
+    // It holds events back until the address stands above them; when it is dropped, what is queued is written.
     let terminal = terminal::start().map_err(Failed::Internal)?;
     let signals = Signals::new().map_err(|error| Failed::Internal(error.to_string()))?;
     let app = App::start(source, loaded, None).await.map_err(|error| match error {
@@ -115,6 +120,16 @@ pub async fn demo(arguments: DemoArguments) -> Result<(), Failed> {
     }
     weather.stop().await;
     Ok(())
+}
+
+/// It is written into the gate's configuration, which says more about it; here it only has to be an address.
+fn is_issuer(text: &str) -> Result<(), Failed> {
+    let wrong = |why: &str| Failed::Usage(format!("--issuer {text:?}: {why}; write it as in https://my-tenant.logto.app/oidc"));
+    let url = url::Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+    match url.as_str().trim_end_matches('/') == text.trim_end_matches('/') && matches!(url.scheme(), "https" | "http") {
+        true => Ok(()),
+        false => Err(wrong("no http or https URL in its plain form")),
+    }
 }
 
 /// A party's port is not to be had: which one, why, and what to do.
@@ -147,16 +162,17 @@ struct ConfigFile {
 
 /// The first words of a file that a demo wrote.
 const WRITTEN_BY_DEMO: &str = "# The running demo's gate.";
+/// Files of earlier demos beside the new one.
+const SET_ASIDE_MAX: u32 = 100;
 
 impl ConfigFile {
-    /// Sets aside what an earlier demo left, since it may hold changes, and takes the place of nothing else.
+    /// Sets aside what an earlier demo left, since it may hold changes, and takes the place of nothing.
     fn write(path: PathBuf, text: String) -> Result<Self, Failed> {
         let failed = |error: io::Error| Failed::Unavailable(format!("{}: {error}; choose another place with --config", path.display()));
         match std::fs::read_to_string(&path) {
             Ok(found) if found.starts_with(WRITTEN_BY_DEMO) => {
-                let aside = path.with_extension("yaml.old");
-                std::fs::rename(&path, &aside).map_err(failed)?;
-                say!("{} had changes from an earlier demo; they are now in {}.", path.display(), aside.display());
+                let aside = set_aside(&path).map_err(failed)?;
+                say!("An earlier demo left {}; it is now {}, since you may have changed it.", path.display(), aside.display());
             }
             Ok(_) => return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no demo wrote it"))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -167,6 +183,21 @@ impl ConfigFile {
         io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
         Ok(Self { path, text })
     }
+}
+
+/// Gives a file another name that nothing has yet: a link, unlike a rename, replaces nothing.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    for number in 1..=SET_ASIDE_MAX {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".old-{number}"));
+        let aside = PathBuf::from(aside);
+        match std::fs::hard_link(path, &aside) {
+            Ok(()) => return std::fs::remove_file(path).map(|()| aside),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{SET_ASIDE_MAX} files of earlier demos are beside it")))
 }
 
 impl Drop for ConfigFile {
@@ -236,4 +267,53 @@ async fn start_clients(
     };
     let start_page = StartPage::start(loopback(ports.start_page), settings).await.map_err(taken("start page", ports.start_page))?;
     Ok(Clients { official_app, weatherbot, start_page })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn what_earlier_demos_left_is_kept_and_so_is_every_file_beside_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("gate.yaml");
+        let old = |number: u32| place.path().join(format!("gate.yaml.old-{number}"));
+        std::fs::write(old(1), "somebody's own").unwrap();
+        for number in 2..=3 {
+            std::fs::write(&path, format!("{WRITTEN_BY_DEMO} changed {number}")).unwrap();
+            // Dropped at once, as when the demo ends.
+            assert!(ConfigFile::write(path.clone(), format!("{WRITTEN_BY_DEMO} new")).is_ok());
+            assert!(std::fs::read_to_string(old(number)).unwrap().ends_with(&format!("changed {number}")));
+        }
+        assert_eq!(std::fs::read_to_string(old(1)).unwrap(), "somebody's own");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_no_demo_wrote_stays_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, link) = (place.path().join("notes"), place.path().join("link"));
+        std::fs::write(&path, "notes").unwrap();
+        std::os::unix::fs::symlink(place.path().join("nothing"), &link).unwrap();
+        assert!(ConfigFile::write(path.clone(), String::new()).is_err());
+        assert!(ConfigFile::write(link, String::new()).is_err());
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "notes");
+        assert!(!place.path().join("nothing").exists());
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: DemoArguments,
+    }
+
+    #[test]
+    fn a_secret_that_stayed_in_the_environment_asks_for_no_issuer() {
+        let line = Line::try_parse_from(["demo", "--weatherbot-secret", "s", "--official-app-secret", "s"]).unwrap();
+        assert!(line.arguments.external.issuer.is_none());
+        assert!(Line::try_parse_from(["demo", "--issuer", "https://issuer.example", "--weatherbot-id", "bot"]).is_err());
+        assert!(Line::try_parse_from(["demo", "--weatherbot-id", "bot", "--weatherbot-secret", "s"]).is_err());
+    }
 }

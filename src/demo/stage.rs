@@ -65,7 +65,8 @@ pub fn url(port: u16) -> String {
     format!("http://{}", loopback(port))
 }
 
-/// The embedded issuer's tenant: Alice may read and write weather, Bob may do nothing; WeatherBot may ask for both.
+/// The embedded issuer's tenant: Alice may read and write weather, Bob may do nothing; WeatherBot may ask for both. The
+/// operator's scripts may call the Management API.
 pub fn tenant(ports: &Ports, token_lifetime_seconds: Option<i64>) -> Settings {
     let scopes = [("read:weather", "Read forecasts and your saved cities"), ("write:weather", "Send weather reports in your name")];
     let weather = Resource::new(&ports.resource(), &scopes).named("Weather API");
@@ -87,6 +88,7 @@ pub fn tenant(ports: &Ports, token_lifetime_seconds: Option<i64>) -> Settings {
         ),
         web(Application::third_party(&bot.id, &bot.secret, &callback(ports.weatherbot), ceiling), "WeatherBot", ports.weatherbot),
         Application::machine("station", "station-secret", &may).named("Weather station"),
+        Application::machine("operator", "operator-secret", &["all"]).named("The operator's scripts"),
     ];
     let users = vec![User::new("alice", "Alice", PASSWORD, &may), User::new("bob", "Bob", PASSWORD, &[])];
     let defaults = Settings::default();
@@ -121,7 +123,7 @@ services:
       GET /me/saved-cities: read:weather
 
 tokens: {{ leeway: 0s }}   # one machine, one clock: a token ends when it says
-shutdown: {{ delay: 1ms, deadline: 5s }}
+shutdown: {{ delay: 1ms, deadline: 1s }}
 reload: {{ interval: 500ms }}
 "
     )

@@ -285,9 +285,10 @@ async fn quiet(open: &AtomicUsize, begun: &AtomicUsize, facts: &StreamFacts, lim
 /// Ends when no request began or was open for this long. GOAWAY lets streams that still send finish.
 async fn idle(open: &AtomicUsize, begun: &AtomicUsize, limit: Duration) {
     loop {
-        let before = begun.load(Ordering::Relaxed);
+        let (begun_before, open_before) = (begun.load(Ordering::Relaxed), open.load(Ordering::Relaxed));
         tokio::time::sleep(limit).await;
-        if open.load(Ordering::Relaxed) == 0 && begun.load(Ordering::Relaxed) == before {
+        let began = begun.load(Ordering::Relaxed) != begun_before;
+        if open_before == 0 && open.load(Ordering::Relaxed) == 0 && !began {
             return;
         }
     }
@@ -312,5 +313,24 @@ fn is_deadline(error: &hyper::Error) -> bool {
 fn count(gate: &Gate, reason: &'static str) {
     if let Ok(counter) = gate.observer.metrics.connection_errors.get_metric_with_label_values(&[reason]) {
         counter.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[tokio::test]
+    async fn a_connection_is_idle_when_its_last_request_ended_that_long_ago() {
+        const LIMIT: Duration = Duration::from_millis(200);
+        let (open, begun) = (AtomicUsize::new(1), AtomicUsize::new(1));
+        let ends = async {
+            tokio::time::sleep(LIMIT / 4).await;
+            open.store(0, Ordering::Relaxed);
+            clock::instant_now()
+        };
+        let ((), ended) = tokio::join!(idle(&open, &begun, LIMIT), ends);
+        assert!(clock::instant_now().duration_since(ended) >= LIMIT);
     }
 }

@@ -36,7 +36,7 @@ export async function freeRow() {
 export async function startDemo(name, flags = [], { port, env = {} } = {}) {
   const first = port ?? (await freeRow());
   const config = path.join(BROWSER_WORK_DIR, `${name}.yaml`);
-  for (const old of [config, `${config}.old`]) fs.rmSync(old, { force: true });
+  for (const old of [config, `${config}.old-1`]) fs.rmSync(old, { force: true });
   const child = spawn(WICKETGATE_BINARY, ['demo', '--port', first, '--config', config, ...flags], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...env },

@@ -194,7 +194,6 @@ fn or_null(text: &str) -> Value {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use reqwest::{Client, Method, Response};
     use serde_json::{Map, json};
@@ -742,9 +741,8 @@ mod tests {
         let arrived = async {
             // Who gave up before the call has arrived would leave the fault to the next one.
             while issuer.counts().management == before {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::task::yield_now().await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         };
         tokio::select! {
             answer = administrator.try_call("POST", "/api/applications", Some(&body)) => panic!("{answer:?}"),
