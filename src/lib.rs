@@ -21,9 +21,13 @@ pub mod keys;
 
 pub mod logto;
 
+pub mod state;
+
 pub mod access;
 
 pub mod oauth;
+
+pub mod rate;
 
 pub mod observe;
 

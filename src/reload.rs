@@ -16,6 +16,7 @@ use crate::config::{ConfigErrors, Document, Fault, Place};
 use crate::keys::KeySet;
 use crate::policy::{Files, KeySource, Policy, compile};
 use crate::proxy;
+use crate::state;
 
 /// The largest file that is read: a configuration, a key set, a certificate, a secret.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -132,6 +133,10 @@ fn unusable(policy: &Policy) -> Vec<Fault> {
             let trail = vec!["issuer".to_owned(), i.to_string(), "jwks_file".to_owned()];
             faults.push(Fault::new(trail, format!("{}: {reason}", issuer.url), "put the issuer's public signature keys into it"));
         }
+    }
+    if let Err(reason) = state::check(policy) {
+        let trail = vec!["state".to_owned()];
+        faults.push(Fault::new(trail, reason, "write it as in redis://:password@redis.internal:6379/0, and name authorities as PEM"));
     }
     if let Err(reason) = proxy::check_tls(policy) {
         faults.push(Fault::new(vec!["tls".to_owned()], reason, "name a PEM chain and the private key that belongs to it"));

@@ -105,6 +105,19 @@ fn a_secret_at_fault_is_not_shown() {
     assert!(!read(text).unwrap_err().to_string().contains("hunter2"));
 }
 
+/// The address of Redis holds a password, and is shown whether it is good or not.
+#[test]
+fn an_address_with_a_password_is_not_shown() {
+    let head = "issuer: https://i.example\nservices:\n  - { name: a, resource: https://a.example, upstream: 'http://127.0.0.1:1', routes: { /x: public } }\n";
+    for address in ["redis://:hunter2@h:99999", "http://:hunter2@h", "redis://:hunter2@h/x", "hunter2", "redis://:hunter2@h?a=b"] {
+        let message = read(&format!("{head}state: {{ redis: '{address}' }}\n")).unwrap_err().to_string();
+        assert!(message.contains("no address of a Redis") && !message.contains("hunter2"), "{message}");
+    }
+    let good = read(&format!("{head}state: {{ redis: 'rediss://user:hunter2@cache.example/3' }}\n")).unwrap();
+    assert_eq!(good.state.redis.as_ref().unwrap().shown, "rediss://cache.example:6379");
+    assert!(!format!("{good:?}").contains("hunter2"));
+}
+
 #[test]
 fn no_random_document_panics() {
     let seed = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml")).unwrap();
@@ -179,7 +192,9 @@ fn the_example_the_schema_and_the_types_know_the_same_keys() {
         let outside = fault.reason.contains("cannot be read")
             || fault.reason.contains("LOGTO_APP_SECRET")
             || fault.reason.contains("GATE_APP_SECRET")
-            || fault.reason.contains("no secret, or two");
+            || fault.reason.contains("REDIS_URL")
+            || fault.reason.contains("no secret, or two")
+            || fault.reason.contains("two addresses of Redis");
         assert!(outside, "{fault}");
     }
 }
@@ -248,6 +263,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(default.log, shown.log);
     assert_eq!((default.shutdown_delay, default.shutdown_deadline), (shown.shutdown_delay, shown.shutdown_deadline));
     assert_eq!(default.reload_interval, shown.reload_interval);
+    assert_eq!((default.state.keys, default.state.redis), (shown.state.keys, shown.state.redis));
     assert_eq!((default.listeners, default.admin), (shown.listeners, shown.admin));
     assert_eq!(default.issuers[0].algorithms, shown.issuers[0].algorithms);
     assert_eq!(default.issuers[0].token_types, shown.issuers[0].token_types);

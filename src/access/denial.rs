@@ -44,6 +44,7 @@ pub enum Denial {
     ClaimMismatch { claim: String },
     ClientRefused,
     IdentityTooLong { header: String },
+    RateLimited { limits: Vec<String>, wait_seconds: u64 },
 }
 
 /// What a refusal looks like from outside.
@@ -63,7 +64,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 32;
+pub const KINDS: usize = 33;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -213,6 +214,12 @@ impl Denial {
                 "A claim of the access token is too long to be forwarded",
                 "ask the issuer for a shorter claim, or the operator for a higher limit",
             ),
+            Self::RateLimited { .. } => row(
+                S::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "Too many requests",
+                "come back after the seconds in Retry-After; the RateLimit field says what is left before it comes to this",
+            ),
         }
     }
 
@@ -249,6 +256,7 @@ impl Denial {
             Self::ScopeMissing { missing } => format!("missing={}", missing.join(" ")).into(),
             Self::ClaimMismatch { claim } => format!("claim={claim}").into(),
             Self::IdentityTooLong { header } => format!("header={header}").into(),
+            Self::RateLimited { limits, wait_seconds } => format!("limit={} wait={wait_seconds} s", limits.join(" ")).into(),
             Self::HostUnknown
             | Self::RouteUnknown
             | Self::MethodUnknown { .. }
@@ -302,6 +310,7 @@ impl Denial {
             Self::ClaimMismatch { claim: found() },
             Self::ClientRefused,
             Self::IdentityTooLong { header: found() },
+            Self::RateLimited { limits: Vec::new(), wait_seconds: 1 },
         ]
     }
 }

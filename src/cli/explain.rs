@@ -137,6 +137,9 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
         let route = &service.routes[*route];
         say!("route      {}", route.key);
         say!("requires   {}", route.requirement);
+        for limit in &route.rate_limits.list {
+            say!("limit      {limit}");
+        }
     }
 }
 
@@ -194,6 +197,8 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 10,
         Denial::ScopeMissing { .. } => 11,
         Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::IdentityTooLong { .. } => 12,
+        // Never here: `explain` counts nothing.
+        Denial::RateLimited { .. } => 12,
     }
 }
 

@@ -243,6 +243,9 @@ fn summary(policy: &Policy) -> String {
         for route in &service.routes {
             let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
             text.push_str(&format!("  {:width$}  {}{report}\n", route.key, route.requirement));
+            for limit in &route.rate_limits.list {
+                text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
+            }
         }
     }
     text.push('\n');

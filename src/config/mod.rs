@@ -7,6 +7,7 @@ mod document;
 mod fault;
 mod introspection;
 mod logto;
+mod rate;
 mod read;
 mod route;
 mod secret;
@@ -21,6 +22,7 @@ pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
+pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -71,6 +73,9 @@ pub struct Config {
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,
+    /// What is counted across requests, and whether other instances count with this one.
+    #[serde(default)]
+    pub state: State,
     /// Logto's Management API: credentials, and what the tenant should hold.
     #[serde(default)]
     pub logto: Option<Logto>,
@@ -160,6 +165,9 @@ pub struct Service {
     /// How long this resource's access tokens live. Made so by `wicketgate logto apply`.
     #[serde(default)]
     pub access_token_ttl: Option<Span>,
+    /// How often callers may ask this service, whatever the route; a list for several limits.
+    #[serde(default)]
+    pub rate_limit: Option<OneOrMany<RateLimit>>,
 }
 
 /// A certificate and its key; both are read again when they change.

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::rate::RateLimit;
 use super::shapes::{Entries, OneOrMany, short_or_long};
 use super::units::Span;
 
@@ -27,6 +28,7 @@ pub struct Route {
     pub clients: Vec<String>,
     pub timeout: Option<Span>,
     pub mode: Mode,
+    pub rate_limit: Vec<RateLimit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -67,6 +69,9 @@ pub struct RouteKeys {
     /// `report` decides and records, but lets the request through.
     #[serde(default)]
     mode: Option<Mode>,
+    /// How often callers may use the route, beside the limits of the service; a list for several limits.
+    #[serde(default)]
+    rate_limit: Option<OneOrMany<RateLimit>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -156,7 +161,7 @@ impl Route {
             "authenticated" => Access::Authenticated,
             scope => Access::All(vec![scope.to_owned()]),
         };
-        Ok(Self { access, claims: Vec::new(), clients: Vec::new(), timeout: None, mode: Mode::Enforce })
+        Ok(Self { access, claims: Vec::new(), clients: Vec::new(), timeout: None, mode: Mode::Enforce, rate_limit: Vec::new() })
     }
 
     fn long(keys: RouteKeys) -> Result<Self, String> {
@@ -168,14 +173,15 @@ impl Route {
         if access == Access::Public && !(claims.is_empty() && clients.is_empty()) {
             return Err("a public route with claims or clients, which need a token; write access: authenticated".to_owned());
         }
-        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default() })
+        let rate_limit = keys.rate_limit.map(|limits| limits.0).unwrap_or_default();
+        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default(), rate_limit })
     }
 }
 
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, rate_limit",
     Route::short,
     Route::long
 );

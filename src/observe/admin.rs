@@ -18,9 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::health::Health;
+use super::health::{Check, Health};
 use super::metrics::Metrics;
 use crate::access::Snapshot;
+use crate::policy::Route;
+use crate::rate::Rates;
+use crate::state::Shared;
 
 /// Scrapers and probes are few.
 const CONNECTIONS_MAX: usize = 128;
@@ -36,6 +39,9 @@ pub trait AdminView: Send + Sync + 'static {
     fn snapshot(&self) -> Arc<Snapshot>;
     fn health(&self) -> &Health;
     fn metrics(&self) -> &Metrics;
+    fn rates(&self) -> &Rates;
+    /// What instances share, if they share anything.
+    fn shared(&self) -> Option<Arc<Shared>>;
 }
 
 pub struct Admin {
@@ -103,7 +109,10 @@ fn answer(request: &Request<Incoming>, address: SocketAddr, view: &dyn AdminView
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(view, request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"))),
-        "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", view.metrics().render(&view.snapshot())),
+        "/metrics" => {
+            let text = view.metrics().render(&view.snapshot(), view.rates(), view.shared().as_deref());
+            typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+        }
         "/status" => typed(StatusCode::OK, "application/json", status(view).to_string()),
         _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status\n"),
     }
@@ -121,7 +130,8 @@ fn host_is_ours(request: &Request<Incoming>, address: SocketAddr) -> bool {
 }
 
 fn ready(view: &dyn AdminView, verbose: bool) -> Response<Full<Bytes>> {
-    let checks = view.health().checks(&view.snapshot());
+    let mut checks = view.health().checks(&view.snapshot());
+    checks.extend(view.shared().map(|shared| Check::shared_state(&shared)));
     let good = checks.iter().all(|check| check.good);
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::new();
@@ -145,7 +155,7 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
             let routes: Vec<_> = service
                 .routes
                 .iter()
-                .map(|route| json!({ "route": &*route.key, "requirement": route.requirement.to_string(), "mode": format!("{:?}", route.mode).to_lowercase() }))
+                .map(route_status)
                 .collect();
             json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.base.to_string(), "routes": routes })
         })
@@ -164,10 +174,21 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
         Ok(changes) => json!({ "at": last.at, "successful": true, "changes": changes }),
         Err(faults) => json!({ "at": last.at, "successful": false, "faults": faults }),
     });
+    let shared = view.shared().map(|shared| json!({ "redis": shared.name(), "up": shared.is_up() }));
     json!({
-        "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
+        "shared_state": shared, "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
         "services": services, "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
     })
+}
+
+fn route_status(route: &Route) -> serde_json::Value {
+    let mode = format!("{:?}", route.mode).to_lowercase();
+    let mut shown = json!({ "route": &*route.key, "requirement": route.requirement.to_string(), "mode": mode });
+    let limits: Vec<String> = route.rate_limits.list.iter().map(|limit| limit.to_string()).collect();
+    if !limits.is_empty() {
+        shown["rate_limits"] = json!(limits);
+    }
+    shown
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::access::Snapshot;
 use crate::clock::{self, UnixSeconds};
+use crate::state::Shared;
 
 #[derive(Debug, Default)]
 pub struct Health {
@@ -27,6 +28,17 @@ pub struct Check {
     pub name: String,
     pub good: bool,
     pub why: String,
+}
+
+impl Check {
+    /// The gate works without it, so that it never makes the gate unready.
+    pub fn shared_state(shared: &Shared) -> Self {
+        let why = match shared.is_up() {
+            true => "there; limits hold over all instances",
+            false => "AWAY; limits hold in each instance by itself",
+        };
+        Self { name: format!("shared-state {}", shared.name()), good: true, why: why.to_owned() }
+    }
 }
 
 impl Health {

@@ -11,9 +11,12 @@ use prometheus::{
 
 use tracing_appender::non_blocking::ErrorCounter;
 
+use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use crate::access::Snapshot;
 use crate::clock;
+use crate::rate::Rates;
+use crate::state::Shared;
 
 /// Seconds; the gate's own share is well under a millisecond, an upstream's may be long.
 const BUCKETS: [f64; 14] = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -52,6 +55,7 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     refusals: IntCounterVec,
     token_checks: IntCounterVec,
+    pub rates: RateMetrics,
     pub requests_in_flight: IntGauge,
     pub connections_open: IntGauge,
     pub connection_errors: IntCounterVec,
@@ -103,6 +107,7 @@ impl Metrics {
                 "Verified tokens, by whether their signature had been checked before.",
                 &["cache"],
             )?,
+            rates: RateMetrics::new(&make)?,
             requests_in_flight: make.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
             connections_open: make.gauge("connections_open", "Connections of clients.")?,
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
@@ -205,6 +210,7 @@ impl Metrics {
         };
         forget(&self.requests, &is_gone);
         forget(&self.refusals, &is_gone);
+        forget(&self.rates.over, &RateMetrics::gone(policy));
         forget(&self.request_seconds, &is_gone);
         forget(&self.upstream_seconds, &is_gone);
         self.config_info.reset();
@@ -216,8 +222,9 @@ impl Metrics {
     }
 
     /// The text that Prometheus scrapes.
-    pub fn render(&self, snapshot: &Snapshot) -> String {
+    pub fn render(&self, snapshot: &Snapshot, rates: &Rates, shared: Option<&Shared>) -> String {
         let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rates.take(rates, shared);
         self.remembered_tokens.set(i64::try_from(snapshot.remembered_tokens()).unwrap_or(i64::MAX));
         if let Some(counter) = self.log_counter.get() {
             self.log_lines_dropped.inc_by((counter.dropped_lines() as u64).saturating_sub(self.log_lines_dropped.get()));
@@ -263,7 +270,7 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// Makes and registers in one go.
-struct Maker<'r>(&'r Registry);
+pub(super) struct Maker<'r>(&'r Registry);
 
 impl Maker<'_> {
     fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
@@ -271,15 +278,15 @@ impl Maker<'_> {
         Ok(collector)
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
         self.register(IntCounter::new(name, help)?)
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    pub(super) fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
@@ -287,7 +294,7 @@ impl Maker<'_> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         self.register(IntGauge::new(name, help)?)
     }
 

@@ -5,6 +5,7 @@ mod admin;
 mod health;
 mod log;
 mod metrics;
+mod rate_metrics;
 mod record;
 
 pub use admin::{Admin, AdminView};

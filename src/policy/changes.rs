@@ -83,6 +83,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         tree: _,
         identity,
         forward_authorization,
+        rate_limits,
         scopes: _,
         own: _,
     } = new;
@@ -111,6 +112,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         ("introspection", stamp(introspection) != stamp(&old.introspection)),
         ("headers", **identity != *old.identity),
         ("forward_authorization", *forward_authorization != old.forward_authorization),
+        ("rate_limit", *rate_limits != old.rate_limits),
     ];
     compared.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
@@ -137,6 +139,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         shutdown_delay,
         shutdown_deadline,
         reload_interval,
+        state,
         logto,
         warnings: _,
     } = new;
@@ -159,6 +162,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
             "logto tenant (wicketgate logto plan)",
             logto.as_ref().map(|logto| &logto.tenant) != old.logto.as_ref().map(|logto| &logto.tenant),
         ),
+        ("state", (state.keys, &state.redis) != (old.state.keys, &old.state.redis)),
     ];
     let named = compared.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed"));
     parts.extend(named);

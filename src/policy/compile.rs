@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::compile_issuer::{self, Issuers};
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
-use super::{compile_logto, compile_service};
+use super::{compile_logto, compile_rate, compile_service};
 use crate::config::{self, Config, Fault, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -98,6 +98,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         shutdown_deadline: config.shutdown.deadline.0,
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
         logto,
+        state: compile_rate::state(c, &config.state),
         warnings: Vec::new(),
         services,
     };
@@ -321,6 +322,11 @@ fn warn(c: &mut Compiler<'_>, policy: &Policy) {
             if route.mode == Mode::Report {
                 c.warnings.push(format!("{name}: {key} is in report mode: requests that its rules refuse are let through"));
             }
+        }
+        let own = service.routes.iter().flat_map(|route| route.rate_limits.list.iter().filter(|limit| limit.route.is_some()));
+        for limit in service.rate_limits.iter().chain(own).filter(|limit| limit.mode == Mode::Report) {
+            let place = limit.route.as_deref().unwrap_or("the limit of the service,");
+            c.warnings.push(format!("{name}: {place} {limit}: requests over it are let through"));
         }
         if service.forward_authorization {
             c.warnings.push(format!("{name}: callers' access tokens are passed on to the upstream"));

@@ -10,10 +10,11 @@ use super::claims::{ClaimPath, ClaimRule, ClaimValue};
 use super::compile::{Compiler, METADATA_PREFIX, at_least, trail};
 use super::compile_introspection;
 use super::compile_issuer::{self, Issuers};
+use super::compile_rate;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::scope::{ScopeRule, is_scope_token};
-use super::{IdentityHeader, Managed, Requirement, Route, Rules, Service, Target, Tree, Upstream};
+use super::{IdentityHeader, Managed, RateLimit, Requirement, Route, Rules, Service, Target, Tree, Upstream};
 use crate::config::{self, Access, Config, Trail};
 
 /// Who is calling; an operator's `headers:` replaces them.
@@ -73,6 +74,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         tree: Tree::default(),
         identity: identity.into(),
         forward_authorization: service.forward_authorization,
+        rate_limits: service_limits(c, service, at("rate_limit")),
         scopes: Vec::new(),
         own: false,
         prefix,
@@ -87,6 +89,11 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     }
     compiled.scopes = scopes(&compiled.routes);
     compiled
+}
+
+fn service_limits(c: &mut Compiler<'_>, service: &config::Service, at: Trail) -> Vec<Arc<RateLimit>> {
+    let written = service.rate_limit.as_ref().map_or(&[][..], |limits| &limits.0);
+    compile_rate::limits(c, written, &service.name, None, &at)
 }
 
 impl Service {
@@ -104,6 +111,7 @@ impl Service {
             tree,
             identity: Arc::new([]),
             forward_authorization: false,
+            rate_limits: Vec::new(),
             scopes: Vec::new(),
             own: true,
         }
@@ -247,9 +255,13 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
         }
         None => config.timeouts.response.0,
     };
+    let name: Arc<str> = Arc::from(text);
+    let place: Trail = at.iter().cloned().chain(["rate_limit".to_owned()]).collect();
+    let own = compile_rate::limits(c, &written.rate_limit, &service.name, Some(&name), &place);
+    let rate_limits = compile_rate::of_route(c, own, &service.rate_limits, &requirement, &place);
     let index = service.routes.len();
     match service.tree.insert(&key, Target::Route(index)) {
-        Ok(()) => service.routes.push(Route { key: Arc::from(text), requirement, timeout, mode: written.mode }),
+        Ok(()) => service.routes.push(Route { key: name, requirement, timeout, mode: written.mode, rate_limits }),
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");

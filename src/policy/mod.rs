@@ -8,11 +8,13 @@ mod compile;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
+mod compile_rate;
 mod compile_service;
 mod describe;
 mod introspection;
 mod managed;
 mod path;
+mod rate;
 mod route_key;
 mod scope;
 mod table;
@@ -34,6 +36,7 @@ pub use compile_issuer::{ALGORITHMS, is_loopback};
 pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
+pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
@@ -67,6 +70,7 @@ pub struct Policy {
     pub shutdown_delay: Duration,
     pub shutdown_deadline: Duration,
     pub reload_interval: Duration,
+    pub state: State,
     pub logto: Option<Logto>,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
@@ -143,6 +147,7 @@ pub struct Service {
     /// Shared, so that headers made for a token are known to be made for this very list.
     pub identity: Arc<[IdentityHeader]>,
     pub forward_authorization: bool,
+    pub rate_limits: Vec<Arc<RateLimit>>,
     /// Scopes that some route asks for, for `scopes_supported`.
     pub scopes: Vec<String>,
     /// Whether this is not an operator's service but the gate's own endpoints of a host.
@@ -172,6 +177,7 @@ pub struct Route {
     pub requirement: Requirement,
     pub timeout: Duration,
     pub mode: Mode,
+    pub rate_limits: RateLimits,
 }
 
 /// What a request must bring.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
@@ -12,6 +12,8 @@ use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
+use crate::rate::Rates;
+use crate::state::Shared;
 
 /// How far the gate's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +30,8 @@ pub struct Gate {
     writing: Mutex<()>,
     keys: KeyStore,
     introspector: Introspector,
+    shared: ArcSwapOption<Shared>,
+    pub rates: Rates,
     pub observer: Arc<Observer>,
     pub health: Health,
     /// The gate's own name in `Via`, by which it knows a request that comes back.
@@ -40,6 +44,8 @@ impl Gate {
         let introspector = Introspector::new(observer.metrics.introspection.clone());
         introspector.adopt(introspector.prepare(&policy)?);
         keys.adopt(&policy)?;
+        let shared = Shared::follow(None, &policy)?;
+        let rates = Rates::new(&policy, shared.clone());
         let upstreams = Upstreams::new(&policy.timeouts)?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
@@ -54,6 +60,8 @@ impl Gate {
             writing: Mutex::new(()),
             keys,
             introspector,
+            shared: ArcSwapOption::new(shared),
+            rates,
             observer,
             health: Health::default(),
             via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
@@ -78,6 +86,7 @@ impl Gate {
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
         let askers = self.introspector.prepare(&policy)?;
+        let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
         let old = self.current.load_full();
@@ -92,6 +101,8 @@ impl Gate {
         if let Some(upstreams) = upstreams {
             self.upstreams.store(Arc::new(upstreams));
         }
+        self.rates.adopt(&snapshot.policy, shared.clone());
+        self.shared.store(shared);
         self.current.store(Arc::new(snapshot));
         Ok(())
     }
@@ -141,5 +152,13 @@ impl AdminView for Gate {
 
     fn metrics(&self) -> &Metrics {
         &self.observer.metrics
+    }
+
+    fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.load_full()
     }
 }

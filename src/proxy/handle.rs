@@ -20,6 +20,7 @@ use super::accept::Held;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::failure::Failure;
 use super::gate::Gate;
+use super::limit::limit;
 use super::respond::{self, Asked};
 use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
@@ -90,12 +91,18 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         }
     };
     note_permit(&mut record, &snapshot, &permit);
+    let limited = limit(&gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
+    if let Some(refusal) = limited.refusal {
+        note_refusal(&mut record, &snapshot, &refusal);
+        leave_body(request);
+        return finish(limited.fields.on(respond::denied(&snapshot.policy, &refusal, &asked)), record);
+    }
     if rewrite::is_last_hop(&request) {
         record.outcome = Outcome::Own;
         return finish(respond::last_hop(&asked), record);
     }
     match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
-        Ok(Forwarded::Response(response)) => finish(response, record),
+        Ok(Forwarded::Response(response)) => finish(limited.fields.on(response), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             record.status = response.status();
             record.reason = None;

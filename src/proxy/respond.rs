@@ -14,6 +14,9 @@ use crate::access::{Denial, Refusal};
 use crate::oauth;
 use crate::policy::Policy;
 
+/// The problem type of draft-ietf-httpapi-ratelimit-headers, with the names of the limits beside it.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
 /// What an answer must know of its request.
 pub struct Asked<'a> {
     pub request_id: &'a str,
@@ -39,6 +42,10 @@ pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response
         problem[if any { "required_any_scope" } else { "required_scopes" }] = json!(named);
         problem["missing_scopes"] = json!(missing);
     }
+    if let Denial::RateLimited { limits, .. } = &refusal.denial {
+        problem["type"] = json!(QUOTA_EXCEEDED);
+        problem["violated-policies"] = json!(limits);
+    }
     let mut response = answer(row.status, row.title, &problem, asked);
     if let Some(challenge) = oauth::challenge(policy, refusal) {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -50,6 +57,9 @@ pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response
     }
     if let Some(seconds) = refusal.denial.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Denial::RateLimited { wait_seconds, .. } = refusal.denial {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait_seconds));
     }
     response
 }
@@ -95,7 +105,7 @@ fn grpc(status: StatusCode, title: &'static str) -> Response<ResponseBody> {
         403 => "7",
         404 | 405 | 421 => "12",
         408 | 504 => "4",
-        413 | 414 => "8",
+        413 | 414 | 429 => "8",
         502 | 503 => "14",
         400 | 417 | 501 => "3",
         _ => "13",
