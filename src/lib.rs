@@ -33,6 +33,8 @@ pub mod observe;
 
 pub mod introspection;
 
+pub mod consent;
+
 pub mod proxy;
 
 pub mod reload;

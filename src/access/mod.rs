@@ -7,6 +7,7 @@ mod authenticate;
 mod authorize;
 mod bearer;
 mod claims;
+mod consent;
 mod denial;
 mod introspected;
 mod json;
@@ -18,8 +19,9 @@ use http::{HeaderMap, Method};
 
 pub use authenticate::Identity;
 pub use authorize::Permit;
-use authorize::Place;
+use authorize::{Circumstances, Place};
 pub use claims::Claims;
+pub use consent::{ConsentSaid, ConsentTold, Consents, Held, Known, Question, Word};
 pub use denial::{Denial, KINDS, Row};
 pub use introspected::{Introspected, Said};
 pub use jwt::is_opaque;
@@ -68,12 +70,36 @@ impl Refusal {
 /// Decides on a request. An opaque token of which nothing is known is refused; who can, asks about it (see
 /// [`unasked_token`]) and decides once more with what was said.
 pub fn decide(snapshot: &Snapshot, head: &Head<'_>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
-    decide_on(snapshot, head, None, now)
+    decide_on(snapshot, head, None, &ConsentTold::default(), now)
 }
 
 /// Decides on a request whose opaque token the issuer was asked about.
 pub fn decide_with(snapshot: &Snapshot, head: &Head<'_>, said: &Said, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
-    decide_on(snapshot, head, Some(said), now)
+    decide_on(snapshot, head, Some(said), &ConsentTold::default(), now)
+}
+
+/// Decides on a request about whose user Logto was asked, and the issuer about its opaque token if it has one.
+pub fn decide_told(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    said: Option<&Said>,
+    told: &ConsentTold,
+    now: UnixSeconds,
+) -> Result<Verdict, Box<Refusal>> {
+    decide_on(snapshot, head, said, told, now)
+}
+
+/// The service, and what Logto must be asked before this verdict can be another.
+pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, Question)> {
+    let (denial, service, identity) = match verdict {
+        Err(refusal) => (&refusal.denial, refusal.service?, refusal.identity.as_ref()?),
+        Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
+        Ok(Verdict::Metadata { .. }) => return None,
+    };
+    let claims = identity.claims();
+    let client = Box::from(claims.client_id.as_deref()?);
+    let subject = if *denial == consent::UNASKED_GRANTS { Some(claims.subject.as_str().into()) } else { None };
+    (subject.is_some() || *denial == consent::UNASKED_APP).then_some((service, Question { subject, client }))
 }
 
 /// The service and the token that the issuer must be asked about before this verdict can be another.
@@ -87,7 +113,13 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
 }
 
-fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
+fn decide_on(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    said: Option<&Said>,
+    told: &ConsentTold,
+    now: UnixSeconds,
+) -> Result<Verdict, Box<Refusal>> {
     let policy = &*snapshot.policy;
     let path = CheckedPath::new(head.path).map_err(|fault| Refusal::early(Denial::PathAmbiguous(fault), None))?;
     let index = match policy.service(head.host, &path) {
@@ -113,7 +145,7 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
     let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
     let (denial, identity) = match identity {
         Err(denial) => (denial, None),
-        Ok(identity) => match authorize::authorize(policy, place, rules, &parameters, &identity) {
+        Ok(identity) => match authorize::authorize(&Circumstances { snapshot, told, now }, place, rules, &parameters, &identity) {
             Ok(permit) => return Ok(Verdict::Forward(permit)),
             Err(denial) => (denial, Some(identity)),
         },

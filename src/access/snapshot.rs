@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use super::consent::Consents;
 use super::remembered::Remembered;
 use crate::keys::{Algorithm, Keyring};
 use crate::policy::{Issuer, Policy};
@@ -12,6 +13,8 @@ pub struct Snapshot {
     pub policy: Arc<Policy>,
     pub keyring: Keyring,
     pub(super) remembered: Arc<Remembered>,
+    /// What is known of consents, by service.
+    pub(super) consents: Vec<Option<Arc<Consents>>>,
     pub(super) issuers: Vec<IssuerAtWork>,
 }
 
@@ -32,12 +35,17 @@ impl Snapshot {
                 stamp: stamp(issuer, state.keys.as_ref().map(|keys| keys.epoch)),
             })
             .collect();
-        Self { policy, keyring, remembered, issuers }
+        Self { policy, keyring, remembered, consents: Vec::new(), issuers }
+    }
+
+    /// With what is known of users' consents, by service.
+    pub fn with_consents(self, consents: Vec<Option<Arc<Consents>>>) -> Self {
+        Self { consents, ..self }
     }
 
     /// The same policy with the keys that are known now.
     pub fn with_keyring(&self, keyring: Keyring) -> Self {
-        Self::new(self.policy.clone(), keyring, self.remembered.clone())
+        Self::new(self.policy.clone(), keyring, self.remembered.clone()).with_consents(self.consents.clone())
     }
 
     pub fn remembered(&self) -> Arc<Remembered> {

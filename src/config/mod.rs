@@ -3,6 +3,7 @@
 //! The types here are text, not meaning: `policy::compile` gives them theirs. Their doc comments are the
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
+mod consent;
 mod document;
 mod fault;
 mod introspection;
@@ -18,6 +19,7 @@ mod units;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use consent::{Consent, ConsentCheck, OnError};
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
@@ -151,6 +153,9 @@ pub struct Service {
     /// Ask the issuer about opaque tokens; they are refused by default.
     #[serde(default)]
     pub introspection: Option<Introspection>,
+    /// Let third-party apps in only while their users' consent stands; the token's word is enough by default.
+    #[serde(default)]
+    pub consent: Option<Consent>,
     /// Route keys (`[METHODS ]PATH`) and who may use them. What is not named here is refused.
     pub routes: Entries<Route>,
     /// Header names and the claims that fill them, instead of the default identity headers.

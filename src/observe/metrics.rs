@@ -11,6 +11,7 @@ use prometheus::{
 
 use tracing_appender::non_blocking::ErrorCounter;
 
+use super::consent_metrics::ConsentMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use crate::access::Snapshot;
@@ -61,6 +62,7 @@ pub struct Metrics {
     pub connection_errors: IntCounterVec,
     remembered_tokens: IntGauge,
     pub introspection: IntrospectionMetrics,
+    pub consents: ConsentMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -113,6 +115,7 @@ impl Metrics {
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
             remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
             introspection: IntrospectionMetrics::new(&make)?,
+            consents: ConsentMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",
@@ -141,11 +144,7 @@ impl Metrics {
         };
         let build = make.gauges("build_info", "The version; the value is always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        prometheus::default_registry().register(Box::new(process)).or_else(|error| match error {
-            prometheus::Error::AlreadyReg => Ok(()),
-            other => Err(other),
-        })?;
+        register_process()?;
         Ok(metrics)
     }
 
@@ -250,6 +249,15 @@ impl Metrics {
     }
 }
 
+/// What is measured of the process, once in it.
+fn register_process() -> Result<(), prometheus::Error> {
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    prometheus::default_registry().register(Box::new(process)).or_else(|error| match error {
+        prometheus::Error::AlreadyReg => Ok(()),
+        other => Err(other),
+    })
+}
+
 /// Takes out the series whose labels are gone.
 fn forget<B: MetricVecBuilder>(series: &MetricVec<B>, is_gone: &dyn Fn(&HashMap<&str, &str>) -> bool) {
     for family in series.collect() {
@@ -302,7 +310,7 @@ impl Maker<'_> {
         self.register(Gauge::new(name, help)?)
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+    pub(super) fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
         self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)?)
     }
 }

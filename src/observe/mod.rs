@@ -2,6 +2,7 @@
 //! listener that shows them.
 
 mod admin;
+mod consent_metrics;
 mod health;
 mod log;
 mod metrics;
@@ -9,6 +10,7 @@ mod rate_metrics;
 mod record;
 
 pub use admin::{Admin, AdminView};
+pub use consent_metrics::ConsentMetrics;
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::{IntrospectionMetrics, Metrics};

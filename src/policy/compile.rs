@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::compile_issuer::{self, Issuers};
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
-use super::{compile_logto, compile_rate, compile_service};
+use super::{compile_consent, compile_logto, compile_rate, compile_service};
 use crate::config::{self, Config, Fault, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -75,6 +75,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let logto = compile_logto::compile(c, config, &services, &issuers.list);
+    compile_consent::compile(c, config, &mut services, &issuers.list, logto.as_ref().map(|logto| &logto.access));
     let (hosts, other_hosts) = sites(c, config, &mut services);
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);

@@ -5,11 +5,13 @@
 mod changes;
 mod claims;
 mod compile;
+mod compile_consent;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
 mod compile_rate;
 mod compile_service;
+mod consent;
 mod describe;
 mod introspection;
 mod managed;
@@ -33,6 +35,7 @@ pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use consent::Consent;
 pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
@@ -142,6 +145,8 @@ pub struct Service {
     pub issuers: Vec<usize>,
     /// How the issuer is asked about opaque tokens; `None` refuses them.
     pub introspection: Option<Arc<Introspection>>,
+    /// How Logto is asked whether a user's consent still stands; `None` takes the token's word.
+    pub consent: Option<Arc<Consent>>,
     pub routes: Vec<Route>,
     pub tree: Tree<Target>,
     /// Shared, so that headers made for a token are known to be made for this very list.

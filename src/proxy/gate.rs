@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::upstream::Upstreams;
 use crate::access::{Remembered, Said, Snapshot};
+use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
@@ -30,6 +31,7 @@ pub struct Gate {
     writing: Mutex<()>,
     keys: KeyStore,
     introspector: Introspector,
+    pub consents: ConsentDesk,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
     pub observer: Arc<Observer>,
@@ -43,6 +45,8 @@ impl Gate {
     pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
         let introspector = Introspector::new(observer.metrics.introspection.clone());
         introspector.adopt(introspector.prepare(&policy)?);
+        let consents = ConsentDesk::new(observer.metrics.consents.clone());
+        consents.adopt(consents.prepare(&policy)?);
         keys.adopt(&policy)?;
         let shared = Shared::follow(None, &policy)?;
         let rates = Rates::new(&policy, shared.clone());
@@ -50,7 +54,8 @@ impl Gate {
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
         let keyring = keys.keyring(&snapshot.policy);
-        let snapshot = snapshot.with_keyring(keyring);
+        let known = consents.consents(&snapshot.policy);
+        let snapshot = snapshot.with_keyring(keyring).with_consents(known);
         observer.set_access_log(snapshot.policy.log.access);
         observer.metrics.adopt(&snapshot);
         let instance = uuid::Uuid::now_v7().simple().to_string();
@@ -60,6 +65,7 @@ impl Gate {
             writing: Mutex::new(()),
             keys,
             introspector,
+            consents,
             shared: ArcSwapOption::new(shared),
             rates,
             observer,
@@ -86,16 +92,19 @@ impl Gate {
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
         let askers = self.introspector.prepare(&policy)?;
+        let consents = self.consents.prepare(&policy)?;
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
+        self.consents.adopt(consents);
         let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),
             false => Arc::new(Remembered::new(policy.remembered_tokens)),
         };
         let keyring = self.keys.keyring(&policy);
-        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered);
+        let known = self.consents.consents(&policy);
+        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known);
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
         if let Some(upstreams) = upstreams {

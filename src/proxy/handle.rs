@@ -158,10 +158,12 @@ async fn decide_with_keys(
     if let Some((service, token)) = unasked_token(&verdict, &head) {
         let said = gate.introspect(&snapshot, service, token).await;
         verdict = decide_with(&snapshot, &head, &said, clock::unix_now());
+        verdict = gate.consents.settle(&snapshot, &head, Some(&said), verdict).await;
         return (snapshot, verdict);
     }
+    let mut asked = false;
     for _ in 0..QUESTIONS_MAX {
-        let Some((issuer, kid)) = wanted_key(&verdict) else { return (snapshot, verdict) };
+        let Some((issuer, kid)) = wanted_key(&verdict) else { break };
         // While the issuer is away there is nothing to wait for, and a route that only reports waits for nobody.
         let away = snapshot.keyring.0[issuer].unreachable;
         let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away && verdict.is_err());
@@ -169,16 +171,21 @@ async fn decide_with_keys(
         snapshot = gate.snapshot();
         verdict = decide(&snapshot, &head, clock::unix_now());
         match checked {
-            Checked::Now => return (snapshot, verdict),
+            Checked::Now => {
+                asked = true;
+                break;
+            }
             Checked::Before => {}
             Checked::TooEarly => break,
         }
     }
     if let Err(refusal) = &mut verdict
+        && !asked
         && let Denial::KeyUnknown { issuer, .. } = refusal.denial
     {
         refusal.denial = Denial::KeysUnavailable { issuer };
     }
+    verdict = gate.consents.settle(&snapshot, &head, None, verdict).await;
     (snapshot, verdict)
 }
 
