@@ -36,6 +36,7 @@ pub enum Denial {
     KeyUnknown { issuer: usize, kid: String },
     SignatureWrong { issuer: usize, kid: String },
     KeysUnavailable { issuer: usize },
+    TokenRevoked { by: &'static str },
     TokenInactive,
     TokenTypeWrong { found: String },
     IntrospectionUnavailable(&'static str),
@@ -68,7 +69,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 37;
+pub const KINDS: usize = 38;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -175,6 +176,9 @@ impl Denial {
                 "The issuer's keys cannot be had at the moment",
                 "try again after the time in Retry-After",
             ),
+            Self::TokenRevoked { .. } => {
+                bad_token("token_revoked", "The access token was revoked", "get a new one; the user may have to sign in or consent anew")
+            }
             Self::TokenInactive => bad_token(
                 "token_inactive",
                 "The access token is unknown to the issuer, has expired, or was revoked",
@@ -281,6 +285,7 @@ impl Denial {
             }
             Self::KeyUnknown { kid, .. } | Self::SignatureWrong { kid, .. } => format!("kid={}", shorten(kid)).into(),
             Self::ScopeMissing { missing } => format!("missing={}", missing.join(" ")).into(),
+            Self::TokenRevoked { by } => format!("by={by}").into(),
             Self::ClaimMismatch { claim } => format!("claim={claim}").into(),
             Self::IdentityTooLong { header } => format!("header={header}").into(),
             Self::RateLimited { limits, wait_seconds } => format!("limit={} wait={wait_seconds} s", limits.join(" ")).into(),
@@ -332,6 +337,7 @@ impl Denial {
             Self::KeyUnknown { issuer: 0, kid: found() },
             Self::SignatureWrong { issuer: 0, kid: found() },
             Self::KeysUnavailable { issuer: 0 },
+            Self::TokenRevoked { by: "" },
             Self::TokenInactive,
             Self::TokenTypeWrong { found: found() },
             Self::IntrospectionUnavailable(""),

@@ -13,6 +13,7 @@ mod introspected;
 mod json;
 mod jwt;
 mod remembered;
+mod revoked;
 mod snapshot;
 
 use http::{HeaderMap, Method};
@@ -26,10 +27,11 @@ pub use denial::{Denial, KINDS, Row};
 pub use introspected::{Introspected, Said};
 pub use jwt::is_opaque;
 pub use remembered::{Digest, Remembered};
+pub use revoked::{Full, Revocation, Revoked, RevokedBy, Revokes};
 pub use snapshot::Snapshot;
 
 use crate::clock::UnixSeconds;
-use crate::policy::{CheckedPath, Found, Mode, Target};
+use crate::policy::{CheckedPath, Found, Mode, Parameters, Rules, Target};
 
 /// What deciding looks at of a request.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,8 @@ pub enum Verdict {
     Forward(Permit),
     /// Answer with the protected-resource metadata of this service.
     Metadata { service: usize },
+    /// Take Logto's word, if it is Logto's.
+    Webhook,
 }
 
 /// A refusal, and what was known of the request by then.
@@ -94,7 +98,7 @@ pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize
     let (denial, service, identity) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?, refusal.identity.as_ref()?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
-        Ok(Verdict::Metadata { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
     };
     let claims = identity.claims();
     let client = Box::from(claims.client_id.as_deref()?);
@@ -107,7 +111,7 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     let (denial, service) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
-        Ok(Verdict::Metadata { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
     };
     let token = || bearer::token(head.headers, head.query).ok();
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
@@ -135,6 +139,7 @@ fn decide_on(
     };
     let place = match target {
         Target::Metadata(service) => return Ok(Verdict::Metadata { service }),
+        Target::Webhook => return Ok(Verdict::Webhook),
         Target::Route(route) => Place { service: index, route },
     };
     let route = &service.routes[place.route];
@@ -145,7 +150,7 @@ fn decide_on(
     let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
     let (denial, identity) = match identity {
         Err(denial) => (denial, None),
-        Ok(identity) => match authorize::authorize(&Circumstances { snapshot, told, now }, place, rules, &parameters, &identity) {
+        Ok(identity) => match permit(&Circumstances { snapshot, told, now }, place, rules, &parameters, &identity) {
             Ok(permit) => return Ok(Verdict::Forward(permit)),
             Err(denial) => (denial, Some(identity)),
         },
@@ -154,4 +159,16 @@ fn decide_on(
         Mode::Report => Ok(Verdict::Forward(authorize::report(policy, place, identity, denial))),
         Mode::Enforce => Err(Box::new(Refusal { denial, service: Some(place.service), route: Some(place.route), identity })),
     }
+}
+
+/// A permit for an identity whose token was not revoked and that satisfies the route's rules.
+fn permit(
+    circumstances: &Circumstances<'_>,
+    place: Place,
+    rules: &Rules,
+    parameters: &Parameters<'_>,
+    identity: &Identity,
+) -> Result<Permit, Denial> {
+    circumstances.snapshot.revoked.check(identity.claims(), circumstances.now)?;
+    authorize::authorize(circumstances, place, rules, parameters, identity)
 }

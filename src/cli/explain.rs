@@ -83,6 +83,7 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
             say!("decision   answered by the gate: protected-resource metadata, for everyone");
             say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
         }
+        Ok(Verdict::Webhook) => say!("decision   answered by the gate: Logto's webhook, if its signature is right"),
         Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),
         Err(refusal) => show_refusal(&snapshot, &refusal, &checks),
     }
@@ -211,8 +212,8 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::ScopeMissing { .. } => 11,
         Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::IdentityTooLong { .. } => 12,
         Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 13,
-        // Never here: `explain` counts nothing.
-        Denial::RateLimited { .. } => 12,
+        // Never here: `explain` counts nothing, and does not know what a running gate was told.
+        Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 12,
     }
 }
 

@@ -10,6 +10,7 @@ mod introspection;
 mod logto;
 mod rate;
 mod read;
+mod revocation;
 mod route;
 mod secret;
 mod shapes;
@@ -25,6 +26,7 @@ pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
+pub use revocation::Revocations;
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -78,6 +80,9 @@ pub struct Config {
     /// What is counted across requests, and whether other instances count with this one.
     #[serde(default)]
     pub state: State,
+    /// What is revoked by the operator and by Logto's webhook, and for how long.
+    #[serde(default)]
+    pub revocations: Revocations,
     /// Logto's Management API: credentials, and what the tenant should hold.
     #[serde(default)]
     pub logto: Option<Logto>,

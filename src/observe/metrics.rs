@@ -14,6 +14,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use super::consent_metrics::ConsentMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
+use super::revocation_metrics::RevocationMetrics;
 use crate::access::Snapshot;
 use crate::clock;
 use crate::rate::Rates;
@@ -63,6 +64,7 @@ pub struct Metrics {
     remembered_tokens: IntGauge,
     pub introspection: IntrospectionMetrics,
     pub consents: ConsentMetrics,
+    pub revocations: RevocationMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -116,6 +118,7 @@ impl Metrics {
             remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
             introspection: IntrospectionMetrics::new(&make)?,
             consents: ConsentMetrics::new(&make)?,
+            revocations: RevocationMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",
@@ -224,6 +227,7 @@ impl Metrics {
     pub fn render(&self, snapshot: &Snapshot, rates: &Rates, shared: Option<&Shared>) -> String {
         let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         self.rates.take(rates, shared);
+        self.revocations.entries.set(i64::try_from(snapshot.revocations()).unwrap_or(i64::MAX));
         self.remembered_tokens.set(i64::try_from(snapshot.remembered_tokens()).unwrap_or(i64::MAX));
         if let Some(counter) = self.log_counter.get() {
             self.log_lines_dropped.inc_by((counter.dropped_lines() as u64).saturating_sub(self.log_lines_dropped.get()));

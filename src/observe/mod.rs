@@ -2,12 +2,14 @@
 //! listener that shows them.
 
 mod admin;
+mod admin_revocations;
 mod consent_metrics;
 mod health;
 mod log;
 mod metrics;
 mod rate_metrics;
 mod record;
+mod revocation_metrics;
 
 pub use admin::{Admin, AdminView};
 pub use consent_metrics::ConsentMetrics;

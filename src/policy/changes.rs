@@ -143,6 +143,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         reload_interval,
         state,
         logto,
+        revocations,
         warnings: _,
     } = new;
     let compared = [
@@ -159,6 +160,8 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         ("log.format (from the next start on)", log.format != old.log.format),
         ("shutdown", (*shutdown_delay, *shutdown_deadline) != (old.shutdown_delay, old.shutdown_deadline)),
         ("reload", *reload_interval != old.reload_interval),
+        ("revocations", *revocations != old.revocations),
+        ("logto webhook", logto.as_ref().map(|logto| &logto.webhook) != old.logto.as_ref().map(|logto| &logto.webhook)),
         ("logto", logto.as_ref().map(|logto| &logto.access) != old.logto.as_ref().map(|logto| &logto.access)),
         (
             "logto tenant (wicketgate logto plan)",

@@ -32,6 +32,12 @@ pub fn compile(c: &mut Compiler<'_>, config: &Config, services: &mut [Service], 
                 "take live consent to a service with the tenant's tokens alone; where the endpoint is another address, name logto.issuer";
             c.fault(at.clone(), &issuers[*other].url, "an issuer whose users this Logto does not know", cure);
         }
+        if logto.webhook_signing_key.is_none() && logto.webhook_signing_key_file.is_none() {
+            c.warnings.push(format!(
+                "{}: live consent does not see that a user was suspended or deleted; a webhook of Logto's tells of it, see logto.webhook_signing_key",
+                written.name
+            ));
+        }
         if let Some(access) = access.filter(|_| c.faults.len() == before) {
             service.consent = Some(Arc::new(settings(consent, access)));
         }

@@ -3,6 +3,7 @@
 use url::Url;
 
 use super::compile::{Compiler, at_least, trail};
+use super::compile_webhook;
 use super::scope::is_scope_token;
 use super::tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
 use super::{Issuer, Service, is_loopback};
@@ -27,7 +28,8 @@ pub fn compile(c: &mut Compiler<'_>, config: &Config, services: &[Service], issu
     let apps = apps(c, logto, &scopes);
     tenant.roles = roles;
     tenant.third_party_apps = apps;
-    Some(Logto { access: access?, tenant })
+    let webhook = compile_webhook::webhook(c, config, logto, issuers);
+    Some(Logto { access: access?, tenant, webhook })
 }
 
 /// The scopes of `services[].scopes`; one that no route asks for is allowed, since the service may look at it itself.

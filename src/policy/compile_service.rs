@@ -268,7 +268,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");
         }
-        Err(Target::Metadata(_)) => {}
+        Err(Target::Metadata(_) | Target::Webhook) => {}
     }
 }
 

@@ -11,12 +11,14 @@ mod compile_issuer;
 mod compile_logto;
 mod compile_rate;
 mod compile_service;
+mod compile_webhook;
 mod consent;
 mod describe;
 mod introspection;
 mod managed;
 mod path;
 mod rate;
+mod revocation;
 mod route_key;
 mod scope;
 mod table;
@@ -35,15 +37,17 @@ pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
 pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
+pub use revocation::{REVOKED_LIFT_WINDOW_MS, Revocations};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
-pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
+pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
 pub use crate::config::{AppKind, ClientAuth, Keys, Log, LogFormat, Mode, RoleKind, Secret};
 
@@ -75,6 +79,7 @@ pub struct Policy {
     pub reload_interval: Duration,
     pub state: State,
     pub logto: Option<Logto>,
+    pub revocations: Revocations,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
 }
@@ -173,6 +178,8 @@ pub enum Target {
     Route(usize),
     /// The protected-resource metadata of a service.
     Metadata(usize),
+    /// Where Logto tells of suspended and deleted users.
+    Webhook,
 }
 
 #[derive(Debug)]

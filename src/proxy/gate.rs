@@ -14,6 +14,7 @@ use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
 use crate::rate::Rates;
+use crate::revocation::Revocations;
 use crate::state::Shared;
 
 /// How far the gate's end has come.
@@ -32,6 +33,7 @@ pub struct Gate {
     keys: KeyStore,
     introspector: Introspector,
     pub consents: ConsentDesk,
+    pub revocations: Arc<Revocations>,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
     pub observer: Arc<Observer>,
@@ -49,13 +51,15 @@ impl Gate {
         consents.adopt(consents.prepare(&policy)?);
         keys.adopt(&policy)?;
         let shared = Shared::follow(None, &policy)?;
+        let revocations = Arc::new(Revocations::new(&policy));
+        revocations.adopt(&policy, shared.as_ref());
         let rates = Rates::new(&policy, shared.clone());
         let upstreams = Upstreams::new(&policy.timeouts)?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
         let keyring = keys.keyring(&snapshot.policy);
         let known = consents.consents(&snapshot.policy);
-        let snapshot = snapshot.with_keyring(keyring).with_consents(known);
+        let snapshot = snapshot.with_keyring(keyring).with_consents(known).with_revoked(revocations.revoked());
         observer.set_access_log(snapshot.policy.log.access);
         observer.metrics.adopt(&snapshot);
         let instance = uuid::Uuid::now_v7().simple().to_string();
@@ -66,6 +70,7 @@ impl Gate {
             keys,
             introspector,
             consents,
+            revocations,
             shared: ArcSwapOption::new(shared),
             rates,
             observer,
@@ -104,13 +109,14 @@ impl Gate {
         };
         let keyring = self.keys.keyring(&policy);
         let known = self.consents.consents(&policy);
-        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known);
+        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
         if let Some(upstreams) = upstreams {
             self.upstreams.store(Arc::new(upstreams));
         }
         self.rates.adopt(&snapshot.policy, shared.clone());
+        self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);
         self.current.store(Arc::new(snapshot));
         Ok(())
@@ -161,6 +167,10 @@ impl AdminView for Gate {
 
     fn metrics(&self) -> &Metrics {
         &self.observer.metrics
+    }
+
+    fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     fn rates(&self) -> &Rates {

@@ -26,6 +26,7 @@ use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
 use super::upgrade::Tunnel;
+use super::webhook;
 use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
 use crate::keys::Checked;
@@ -83,6 +84,13 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Ok(Verdict::Metadata { service }) => {
             record.outcome = Outcome::Own;
             return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
+        }
+        Ok(Verdict::Webhook) => {
+            record.outcome = Outcome::Own;
+            return match webhook::take(&gate, &snapshot, request).await {
+                Ok(response) => finish(response, record),
+                Err(failure) => finish_failed(failure, String::new(), &asked, record),
+            };
         }
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
@@ -194,7 +202,7 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
     let denial = match verdict {
         Err(refusal) => &refusal.denial,
         Ok(Verdict::Forward(permit)) => permit.reported()?,
-        Ok(Verdict::Metadata { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
 }

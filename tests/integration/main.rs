@@ -24,6 +24,7 @@ mod record;
 mod refusals;
 mod reloading;
 mod resting;
+mod revocations;
 mod shared_state;
 mod slow_clients;
 mod slow_http2;
