@@ -10,12 +10,12 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
-use wicketgate::access::{Head, Remembered, Snapshot, decide};
+use wicketgate::access::{Consents, Head, Held, Known, Question, Remembered, Snapshot, Word, decide};
 use wicketgate::clock;
 use wicketgate::config::Document;
 use wicketgate::demo::issuer::{Issuer, Resource, Settings, SigningAlgorithm, TokenRequest};
 use wicketgate::keys::KeyStore;
-use wicketgate::policy::compile;
+use wicketgate::policy::{Scopes, compile};
 
 const RESOURCE: &str = "https://api.weather.example";
 
@@ -35,7 +35,11 @@ fn yaml(issuer: &str, routes: usize) -> String {
 }
 
 async fn snapshot(issuer: &Issuer, routes: usize, remembered: usize) -> Snapshot {
-    let document = Document::read(&yaml(issuer.url(), routes), &|_| None);
+    snapshot_of(issuer, &yaml(issuer.url(), routes), remembered).await
+}
+
+async fn snapshot_of(issuer: &Issuer, text: &str, remembered: usize) -> Snapshot {
+    let document = Document::read(text, &|_| None);
     let policy = compile(document.config.as_ref().expect("a document"), String::new(), &|_| Err(String::new())).expect("a policy");
     let store = KeyStore::default();
     store.adopt(&policy).expect("an issuer");
@@ -82,6 +86,7 @@ fn cases(c: &mut Criterion) {
             b.iter(|| ask(&snapshot, "/public/../forecast/oslo", &good, now))
         });
     }
+    live_consent(c, &runtime, &issuer, &headers(&token(&issuer)), now);
     for algorithm in SigningAlgorithm::ALL {
         issuer.rotate(algorithm);
         let snapshot = runtime.block_on(snapshot(&issuer, 10, 0));
@@ -91,6 +96,24 @@ fn cases(c: &mut Criterion) {
             b.iter(|| ask(&snapshot, "/forecast/oslo", &good, now))
         });
     }
+}
+
+/// The same remembered token with and without live consent, of which everything is known.
+fn live_consent(c: &mut Criterion, runtime: &tokio::runtime::Runtime, issuer: &Issuer, good: &HeaderMap, now: i64) {
+    const USERS: usize = 10_000;
+    let logto = "logto: { endpoint: http://127.0.0.1:1, app_id: gate, app_secret: s }\n";
+    let text = yaml(issuer.url(), 10).replacen("    routes:", "    consent: {}\n    routes:", 1) + logto;
+    let consents = Arc::new(Consents::new(2 * USERS));
+    let question = |subject: Option<String>| Question { subject: subject.map(String::into), client: "agent".into() };
+    let put = |subject: Option<String>, word: Word| consents.put(Arc::new(Known { question: question(subject), asked: now, word }));
+    put(None, Word::App { third_party: Some(true) });
+    let held = || Held { resources: vec![(RESOURCE.to_owned(), Scopes::parse("read:weather write:weather"))], ends: Some(now + 3600) };
+    for user in (0..USERS).map(|i| format!("user{i}")).chain(["user".to_owned()]) {
+        put(Some(user), Word::Grants(vec![held()]));
+    }
+    let snapshot = runtime.block_on(snapshot_of(issuer, &text, 1000)).with_consents(vec![Some(consents)]);
+    assert!(ask(&snapshot, "/forecast/oslo", good, now));
+    c.bench_function("remembered token with live consent, 10 routes", |b| b.iter(|| ask(&snapshot, "/forecast/oslo", good, now)));
 }
 
 criterion_group!(benches, cases);

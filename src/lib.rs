@@ -20,6 +20,7 @@ pub mod policy;
 pub mod keys;
 
 pub mod logto;
+
 pub mod state;
 
 pub mod access;
@@ -28,9 +29,13 @@ pub mod oauth;
 
 pub mod rate;
 
+pub mod revocation;
+
 pub mod observe;
 
 pub mod introspection;
+
+pub mod consent;
 
 pub mod proxy;
 

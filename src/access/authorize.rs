@@ -3,7 +3,7 @@
 //! **Invariant:** this file is the only maker of a [`Permit`], and forwarding takes one by value.
 //!
 //! ```compile_fail,E0451
-//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: None, reported: None };
+//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: None, reported: None, ask_soon: None };
 //! ```
 
 use std::sync::Arc;
@@ -12,8 +12,11 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::authenticate::Identity;
+use super::consent::{Check, ConsentTold, Question};
 use super::denial::Denial;
 use super::remembered::Prepared;
+use super::snapshot::Snapshot;
+use crate::clock::UnixSeconds;
 use crate::policy::{ClaimRule, IdentityHeader, Parameters, Policy, Requirement, Rules, Service};
 
 /// Proof that a request may be forwarded, and with which identity.
@@ -24,6 +27,7 @@ pub struct Permit {
     identity: Option<Identity>,
     headers: Option<Arc<Prepared>>,
     reported: Option<Denial>,
+    ask_soon: Option<Question>,
 }
 
 impl Permit {
@@ -50,6 +54,11 @@ impl Permit {
     pub fn reported(&self) -> Option<&Denial> {
         self.reported.as_ref()
     }
+
+    /// What Logto is worth being asked again before what is known is too old; nobody has to wait for it.
+    pub fn ask_soon(&self) -> Option<&Question> {
+        self.ask_soon.as_ref()
+    }
 }
 
 /// Where a request goes, found by the route table.
@@ -61,19 +70,26 @@ pub(super) struct Place {
 
 /// A permit for a public route: no identity, whoever calls.
 pub(super) fn admit(place: Place) -> Permit {
-    Permit { service: place.service, route: place.route, identity: None, headers: None, reported: None }
+    Permit { service: place.service, route: place.route, identity: None, headers: None, reported: None, ask_soon: None }
 }
 
 /// A permit for a route in report mode although the rules say no. An identity that was verified is passed on.
 pub(super) fn report(policy: &Policy, place: Place, identity: Option<Identity>, denial: Denial) -> Permit {
     let service = &policy.services[place.service];
     let headers = identity.as_ref().and_then(|identity| identity_headers(policy, service, identity).ok());
-    Permit { service: place.service, route: place.route, identity, headers, reported: Some(denial) }
+    Permit { service: place.service, route: place.route, identity, headers, reported: Some(denial), ask_soon: None }
 }
 
-/// A permit if the identity satisfies the route's rules.
+/// What is known beside the token, and the time.
+pub(super) struct Circumstances<'c> {
+    pub snapshot: &'c Snapshot,
+    pub told: &'c ConsentTold,
+    pub now: UnixSeconds,
+}
+
+/// A permit if the identity satisfies the route's rules and, where it is asked for, its user's consent stands.
 pub(super) fn authorize(
-    policy: &Policy,
+    circumstances: &Circumstances<'_>,
     place: Place,
     rules: &Rules,
     parameters: &Parameters<'_>,
@@ -94,8 +110,17 @@ pub(super) fn authorize(
             return Err(Denial::ClientRefused);
         }
     }
-    let headers = Some(identity_headers(policy, &policy.services[place.service], identity)?);
-    Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None })
+    let &Circumstances { snapshot, told, now } = circumstances;
+    let (policy, service) = (&snapshot.policy, &snapshot.policy.services[place.service]);
+    let headers = Some(identity_headers(policy, service, identity)?);
+    let ask_soon = match &service.consent {
+        None => None,
+        Some(settings) => {
+            let consents = snapshot.consents.get(place.service).and_then(Option::as_deref);
+            Check { settings, consents, told, service, scopes: &rules.scopes, claims, now }.decide()?
+        }
+    };
+    Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None, ask_soon })
 }
 
 fn identity_headers(policy: &Policy, service: &Service, identity: &Identity) -> Result<Arc<Prepared>, Denial> {

@@ -36,6 +36,7 @@ pub enum Denial {
     KeyUnknown { issuer: usize, kid: String },
     SignatureWrong { issuer: usize, kid: String },
     KeysUnavailable { issuer: usize },
+    TokenRevoked { by: &'static str },
     TokenInactive,
     TokenTypeWrong { found: String },
     IntrospectionUnavailable(&'static str),
@@ -43,6 +44,10 @@ pub enum Denial {
     ScopeMissing { missing: Vec<String> },
     ClaimMismatch { claim: String },
     ClientRefused,
+    ConsentWithdrawn,
+    ClientDeleted,
+    ConsentUnknown(&'static str),
+    ConsentBusy,
     IdentityTooLong { header: String },
     RateLimited { limits: Vec<String>, wait_seconds: u64 },
 }
@@ -64,7 +69,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 33;
+pub const KINDS: usize = 38;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -171,6 +176,9 @@ impl Denial {
                 "The issuer's keys cannot be had at the moment",
                 "try again after the time in Retry-After",
             ),
+            Self::TokenRevoked { .. } => {
+                bad_token("token_revoked", "The access token was revoked", "get a new one; the user may have to sign in or consent anew")
+            }
             Self::TokenInactive => bad_token(
                 "token_inactive",
                 "The access token is unknown to the issuer, has expired, or was revoked",
@@ -208,6 +216,27 @@ impl Denial {
             Self::ClientRefused => {
                 row(S::FORBIDDEN, "client_refused", "This client may not use this route", "ask the operator to allow the client")
             }
+            // As a revoked token (RFC 6750 §3.1), so that the agent asks the user anew; 403 would say that a new token is no use.
+            Self::ConsentWithdrawn => bad_token(
+                "consent_withdrawn",
+                "The user's consent to this was withdrawn, or never given",
+                "ask the user for consent to the scopes of the challenge",
+            ),
+            Self::ClientDeleted => {
+                bad_token("client_deleted", "The client of the access token is unknown to the issuer", "use a client that the issuer knows")
+            }
+            Self::ConsentUnknown(_) => row(
+                S::SERVICE_UNAVAILABLE,
+                "consent_unknown",
+                "Whether the user's consent stands cannot be asked at the moment",
+                "try again after the time in Retry-After",
+            ),
+            Self::ConsentBusy => row(
+                S::SERVICE_UNAVAILABLE,
+                "consent_busy",
+                "Too many users' consents are asked about at the moment",
+                "try again after the time in Retry-After",
+            ),
             Self::IdentityTooLong { .. } => row(
                 S::FORBIDDEN,
                 "identity_too_long",
@@ -236,8 +265,8 @@ impl Denial {
         if let Self::RateLimited { wait_seconds, .. } = self {
             return Some(*wait_seconds);
         }
-        let away = matches!(self, Self::KeysUnavailable { .. } | Self::IntrospectionUnavailable(_));
-        let busy = matches!(self, Self::IntrospectionBusy);
+        let away = matches!(self, Self::KeysUnavailable { .. } | Self::IntrospectionUnavailable(_) | Self::ConsentUnknown(_));
+        let busy = matches!(self, Self::IntrospectionBusy | Self::ConsentBusy);
         if away { Some(5) } else { busy.then_some(1) }
     }
 
@@ -245,7 +274,9 @@ impl Denial {
     pub fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::PathAmbiguous(fault) => fault.to_string().into(),
-            Self::TokenMalformed(what) | Self::ClaimMalformed(what) | Self::IntrospectionUnavailable(what) => (*what).into(),
+            Self::TokenMalformed(what) | Self::ClaimMalformed(what) | Self::IntrospectionUnavailable(what) | Self::ConsentUnknown(what) => {
+                (*what).into()
+            }
             Self::TokenTooLong { bytes } => format!("bytes={bytes}").into(),
             Self::TokenTypeWrong { found } => format!("token_type={}", shorten(found)).into(),
             Self::TypeWrong { found } => format!("typ={}", shorten(found)).into(),
@@ -257,6 +288,7 @@ impl Denial {
             }
             Self::KeyUnknown { kid, .. } | Self::SignatureWrong { kid, .. } => format!("kid={}", shorten(kid)).into(),
             Self::ScopeMissing { missing } => format!("missing={}", missing.join(" ")).into(),
+            Self::TokenRevoked { by } => format!("by={by}").into(),
             Self::ClaimMismatch { claim } => format!("claim={claim}").into(),
             Self::IdentityTooLong { header } => format!("header={header}").into(),
             Self::RateLimited { limits, wait_seconds } => format!("limit={} wait={wait_seconds} s", limits.join(" ")).into(),
@@ -273,6 +305,9 @@ impl Denial {
             | Self::KeysUnavailable { .. }
             | Self::TokenInactive
             | Self::IntrospectionBusy
+            | Self::ConsentWithdrawn
+            | Self::ClientDeleted
+            | Self::ConsentBusy
             | Self::ClientRefused => "".into(),
         }
     }
@@ -305,6 +340,7 @@ impl Denial {
             Self::KeyUnknown { issuer: 0, kid: found() },
             Self::SignatureWrong { issuer: 0, kid: found() },
             Self::KeysUnavailable { issuer: 0 },
+            Self::TokenRevoked { by: "" },
             Self::TokenInactive,
             Self::TokenTypeWrong { found: found() },
             Self::IntrospectionUnavailable(""),
@@ -312,6 +348,10 @@ impl Denial {
             Self::ScopeMissing { missing: Vec::new() },
             Self::ClaimMismatch { claim: found() },
             Self::ClientRefused,
+            Self::ConsentWithdrawn,
+            Self::ClientDeleted,
+            Self::ConsentUnknown(""),
+            Self::ConsentBusy,
             Self::IdentityTooLong { header: found() },
             Self::RateLimited { limits: Vec::new(), wait_seconds: 1 },
         ]

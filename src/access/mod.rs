@@ -7,27 +7,31 @@ mod authenticate;
 mod authorize;
 mod bearer;
 mod claims;
+mod consent;
 mod denial;
 mod introspected;
 mod json;
 mod jwt;
 mod remembered;
+mod revoked;
 mod snapshot;
 
 use http::{HeaderMap, Method};
 
 pub use authenticate::Identity;
 pub use authorize::Permit;
-use authorize::Place;
+use authorize::{Circumstances, Place};
 pub use claims::Claims;
+pub use consent::{ConsentSaid, ConsentTold, Consents, Held, Known, Question, Word};
 pub use denial::{Denial, KINDS, Row};
 pub use introspected::{Introspected, Said};
 pub use jwt::is_opaque;
 pub use remembered::{Digest, Remembered};
+pub use revoked::{Full, Revocation, Revoked, RevokedBy, Revokes};
 pub use snapshot::Snapshot;
 
 use crate::clock::UnixSeconds;
-use crate::policy::{CheckedPath, Found, Mode, Target};
+use crate::policy::{CheckedPath, Found, Mode, Parameters, Rules, Target};
 
 /// What deciding looks at of a request.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +52,8 @@ pub enum Verdict {
     Forward(Permit),
     /// Answer with the protected-resource metadata of this service.
     Metadata { service: usize },
+    /// Take Logto's word, if it is Logto's.
+    Webhook,
 }
 
 /// A refusal, and what was known of the request by then.
@@ -68,12 +74,36 @@ impl Refusal {
 /// Decides on a request. An opaque token of which nothing is known is refused; who can, asks about it (see
 /// [`unasked_token`]) and decides once more with what was said.
 pub fn decide(snapshot: &Snapshot, head: &Head<'_>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
-    decide_on(snapshot, head, None, now)
+    decide_on(snapshot, head, None, &ConsentTold::default(), now)
 }
 
 /// Decides on a request whose opaque token the issuer was asked about.
 pub fn decide_with(snapshot: &Snapshot, head: &Head<'_>, said: &Said, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
-    decide_on(snapshot, head, Some(said), now)
+    decide_on(snapshot, head, Some(said), &ConsentTold::default(), now)
+}
+
+/// Decides on a request about whose user Logto was asked, and the issuer about its opaque token if it has one.
+pub fn decide_told(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    said: Option<&Said>,
+    told: &ConsentTold,
+    now: UnixSeconds,
+) -> Result<Verdict, Box<Refusal>> {
+    decide_on(snapshot, head, said, told, now)
+}
+
+/// The service, and what Logto must be asked before this verdict can be another.
+pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, Question)> {
+    let (denial, service, identity) = match verdict {
+        Err(refusal) => (&refusal.denial, refusal.service?, refusal.identity.as_ref()?),
+        Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
+    };
+    let claims = identity.claims();
+    let client = Box::from(claims.client_id.as_deref()?);
+    let subject = if *denial == consent::UNASKED_GRANTS { Some(claims.subject.as_str().into()) } else { None };
+    (subject.is_some() || *denial == consent::UNASKED_APP).then_some((service, Question { subject, client }))
 }
 
 /// The service and the token that the issuer must be asked about before this verdict can be another.
@@ -81,13 +111,19 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     let (denial, service) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
-        Ok(Verdict::Metadata { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
     };
     let token = || bearer::token(head.headers, head.query).ok();
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
 }
 
-fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: UnixSeconds) -> Result<Verdict, Box<Refusal>> {
+fn decide_on(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    said: Option<&Said>,
+    told: &ConsentTold,
+    now: UnixSeconds,
+) -> Result<Verdict, Box<Refusal>> {
     let policy = &*snapshot.policy;
     let path = CheckedPath::new(head.path).map_err(|fault| Refusal::early(Denial::PathAmbiguous(fault), None))?;
     let index = match policy.service(head.host, &path) {
@@ -103,6 +139,7 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
     };
     let place = match target {
         Target::Metadata(service) => return Ok(Verdict::Metadata { service }),
+        Target::Webhook => return Ok(Verdict::Webhook),
         Target::Route(route) => Place { service: index, route },
     };
     let route = &service.routes[place.route];
@@ -113,7 +150,7 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
     let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
     let (denial, identity) = match identity {
         Err(denial) => (denial, None),
-        Ok(identity) => match authorize::authorize(policy, place, rules, &parameters, &identity) {
+        Ok(identity) => match permit(&Circumstances { snapshot, told, now }, place, rules, &parameters, &identity) {
             Ok(permit) => return Ok(Verdict::Forward(permit)),
             Err(denial) => (denial, Some(identity)),
         },
@@ -122,4 +159,16 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
         Mode::Report => Ok(Verdict::Forward(authorize::report(policy, place, identity, denial))),
         Mode::Enforce => Err(Box::new(Refusal { denial, service: Some(place.service), route: Some(place.route), identity })),
     }
+}
+
+/// A permit for an identity whose token was not revoked and that satisfies the route's rules.
+fn permit(
+    circumstances: &Circumstances<'_>,
+    place: Place,
+    rules: &Rules,
+    parameters: &Parameters<'_>,
+    identity: &Identity,
+) -> Result<Permit, Denial> {
+    circumstances.snapshot.revoked.check(identity.claims(), circumstances.now)?;
+    authorize::authorize(circumstances, place, rules, parameters, identity)
 }

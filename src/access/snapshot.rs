@@ -3,7 +3,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use super::consent::Consents;
 use super::remembered::Remembered;
+use super::revoked::Revoked;
 use crate::keys::{Algorithm, Keyring};
 use crate::policy::{Issuer, Policy};
 
@@ -12,6 +14,9 @@ pub struct Snapshot {
     pub policy: Arc<Policy>,
     pub keyring: Keyring,
     pub(super) remembered: Arc<Remembered>,
+    /// What is known of consents, by service.
+    pub(super) consents: Vec<Option<Arc<Consents>>>,
+    pub(super) revoked: Arc<Revoked>,
     pub(super) issuers: Vec<IssuerAtWork>,
 }
 
@@ -32,12 +37,29 @@ impl Snapshot {
                 stamp: stamp(issuer, state.keys.as_ref().map(|keys| keys.epoch)),
             })
             .collect();
-        Self { policy, keyring, remembered, issuers }
+        Self { policy, keyring, remembered, consents: Vec::new(), revoked: Arc::default(), issuers }
+    }
+
+    /// With what is known of users' consents, by service.
+    pub fn with_consents(self, consents: Vec<Option<Arc<Consents>>>) -> Self {
+        Self { consents, ..self }
+    }
+
+    /// With what is revoked.
+    pub fn with_revoked(self, revoked: Arc<Revoked>) -> Self {
+        Self { revoked, ..self }
+    }
+
+    /// How many revocations there are.
+    pub fn revocations(&self) -> usize {
+        self.revoked.len()
     }
 
     /// The same policy with the keys that are known now.
     pub fn with_keyring(&self, keyring: Keyring) -> Self {
         Self::new(self.policy.clone(), keyring, self.remembered.clone())
+            .with_consents(self.consents.clone())
+            .with_revoked(self.revoked.clone())
     }
 
     pub fn remembered(&self) -> Arc<Remembered> {

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::{Failed, load};
 use crate::access::{Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
+use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{KeyStore, Keyring};
 use crate::oauth;
@@ -64,12 +65,17 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
     let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     let asked = unasked_token(&verdict, &head);
+    let metrics = Metrics::new().map_err(|error| Failed::Internal(error.to_string()))?;
+    let mut said = None;
     if let Some((service, token)) = asked {
-        let metrics = Metrics::new().map_err(|error| Failed::Internal(error.to_string()))?;
-        let said = Introspector::new(metrics.introspection).ask(&snapshot.policy, service, token).await;
-        verdict = decide_with(&snapshot, &head, &said, clock::unix_now());
+        let said = said.insert(Introspector::new(metrics.introspection).ask(&snapshot.policy, service, token).await);
+        verdict = decide_with(&snapshot, &head, said, clock::unix_now());
     }
-    let checks = if asked.is_some() { OPAQUE_CHECKS } else { CHECKS };
+    verdict = ConsentDesk::new(metrics.consents).settle(&snapshot, &head, said.as_ref(), verdict).await;
+    let mut checks = if asked.is_some() { OPAQUE_CHECKS } else { CHECKS };
+    if !asks_for_consent(&snapshot.policy, &head) {
+        checks[13] = "";
+    }
     say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
     match verdict {
@@ -77,6 +83,7 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
             say!("decision   answered by the gate: protected-resource metadata, for everyone");
             say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
         }
+        Ok(Verdict::Webhook) => say!("decision   answered by the gate: Logto's webhook, if its signature is right"),
         Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),
         Err(refusal) => show_refusal(&snapshot, &refusal, &checks),
     }
@@ -128,6 +135,11 @@ async fn snapshot(config: PathBuf, with_keys: bool) -> Result<Snapshot, Failed> 
     }
 }
 
+fn asks_for_consent(policy: &Policy, head: &Head<'_>) -> bool {
+    let service = CheckedPath::new(head.path).ok().and_then(|path| policy.service(head.host, &path)).flatten();
+    service.is_some_and(|service| policy.services[service].consent.is_some())
+}
+
 fn show_route(policy: &Policy, head: &Head<'_>) {
     let Ok(path) = CheckedPath::new(head.path) else { return };
     let Some(Some(index)) = policy.service(head.host, &path) else { return };
@@ -144,7 +156,7 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
 }
 
 /// The checks in the order in which they are made.
-const CHECKS: [&str; 13] = [
+const CHECKS: [&str; 14] = [
     "path has one reading",
     "host is served",
     "route and method are named",
@@ -158,10 +170,11 @@ const CHECKS: [&str; 13] = [
     "signature is the issuer's",
     "scopes are granted",
     "claims and client fit the route",
+    "the user's consent stands, if the app is somebody else's",
 ];
 
 /// Those of an opaque token, about which the issuer is asked. Each stands where its like stands above; it has no signature.
-const OPAQUE_CHECKS: [&str; 13] = [
+const OPAQUE_CHECKS: [&str; 14] = [
     CHECKS[0],
     CHECKS[1],
     CHECKS[2],
@@ -175,6 +188,7 @@ const OPAQUE_CHECKS: [&str; 13] = [
     "",
     CHECKS[11],
     CHECKS[12],
+    CHECKS[13],
 ];
 
 /// Which check said no.
@@ -197,8 +211,9 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 10,
         Denial::ScopeMissing { .. } => 11,
         Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::IdentityTooLong { .. } => 12,
-        // Never here: `explain` counts nothing.
-        Denial::RateLimited { .. } => 12,
+        Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 13,
+        // Never here: `explain` counts nothing, and does not know what a running gate was told.
+        Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 12,
     }
 }
 

@@ -77,7 +77,7 @@ pub async fn logto(command: LogtoCommand) -> Result<(), Failed> {
 
 async fn compare(config: &Path) -> Result<(ManagementApi, Plan), Failed> {
     let (_, loaded) = super::load(config.to_owned())?;
-    let Some(Logto { access, tenant }) = loaded.policy.logto.clone() else {
+    let Some(Logto { access, tenant, .. }) = loaded.policy.logto.clone() else {
         let config = config.display();
         let missing = format!("{config}: no logto: in it; add endpoint, app_id and app_secret (config.example.yaml shows them)");
         return Err(Failed::Usage(missing));

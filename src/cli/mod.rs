@@ -17,6 +17,7 @@ mod logto;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -241,6 +242,17 @@ fn summary(policy: &Policy) -> String {
             };
             let age = Span(settings.max_age);
             text.push_str(&format!("opaque   tokens are asked about at {place}, as {}; an answer counts for {age}\n", settings.client_id));
+        }
+        if let Some(settings) = &service.consent {
+            let age = Span(Duration::from_secs(settings.max_age.unsigned_abs()));
+            let otherwise = match settings.max_stale {
+                None => "refused".to_owned(),
+                Some(seconds) => format!("what was known counts for {}", Span(Duration::from_secs(seconds.unsigned_abs()))),
+            };
+            text.push_str(&format!(
+                "consent  of third-party apps' users is asked for at {}; an answer counts for {age}; without one: {otherwise}\n",
+                settings.access.endpoint
+            ));
         }
         let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
         for route in &service.routes {

@@ -33,6 +33,15 @@ pub struct Logto {
     /// A file that holds the app's secret.
     #[serde(default)]
     pub app_secret_file: Option<String>,
+    /// The signing key of a webhook of Logto's for suspended and deleted users; better by `webhook_signing_key_file` or `${NAME}`.
+    #[serde(default)]
+    pub webhook_signing_key: Option<Secret>,
+    /// A file that holds the signing key.
+    #[serde(default)]
+    pub webhook_signing_key_file: Option<String>,
+    /// Where the gate takes the webhook, on every host of the listeners for clients.
+    #[serde(default = "default_webhook_path")]
+    pub webhook_path: String,
     /// How long one attempt may take.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
@@ -96,6 +105,10 @@ pub enum AppKind {
     #[serde(rename = "SPA")]
     Spa,
     Native,
+}
+
+fn default_webhook_path() -> String {
+    "/.well-known/wicketgate/logto-webhook".to_owned()
 }
 
 fn default_timeout() -> Span {

@@ -4,12 +4,14 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod audit;
+mod consent;
 mod document;
 mod fault;
 mod introspection;
 mod logto;
 mod rate;
 mod read;
+mod revocation;
 mod route;
 mod secret;
 mod shapes;
@@ -20,11 +22,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
+pub use consent::{Consent, ConsentCheck, OnError};
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
+pub use revocation::Revocations;
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -81,6 +85,9 @@ pub struct Config {
     /// What is counted across requests, and whether other instances count with this one.
     #[serde(default)]
     pub state: State,
+    /// What is revoked by the operator and by Logto's webhook, and for how long.
+    #[serde(default)]
+    pub revocations: Revocations,
     /// Logto's Management API: credentials, and what the tenant should hold.
     #[serde(default)]
     pub logto: Option<Logto>,
@@ -156,6 +163,9 @@ pub struct Service {
     /// Ask the issuer about opaque tokens; they are refused by default.
     #[serde(default)]
     pub introspection: Option<Introspection>,
+    /// Let third-party apps in only while their users' consent stands; the token's word is enough by default.
+    #[serde(default)]
+    pub consent: Option<Consent>,
     /// Route keys (`[METHODS ]PATH`) and who may use them. What is not named here is refused.
     pub routes: Entries<Route>,
     /// Header names and the claims that fill them, instead of the default identity headers.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use asker::Asker;
+pub use budget::{Budget, Place};
 
 use crate::access::Said;
 use crate::observe::IntrospectionMetrics;

@@ -13,6 +13,7 @@ mod plan;
 mod repeat;
 mod step;
 mod token;
+mod webhook;
 
 pub use apply::Progress;
 pub use client::ManagementApi;
@@ -23,3 +24,4 @@ pub use model::{
 };
 pub use plan::{Actual, Plan, plan};
 pub use step::{Action, Line, Step};
+pub use webhook::{SIGNATURE_HEADER, UserEvent, WEBHOOK_BYTES_MAX, Webhook, WebhookFault, read_webhook};

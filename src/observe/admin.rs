@@ -1,4 +1,4 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`. It reads and never changes anything.
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -18,11 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::admin_revocations;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
 use crate::access::Snapshot;
 use crate::policy::Route;
 use crate::rate::Rates;
+use crate::revocation::Revocations;
 use crate::state::Shared;
 
 /// Scrapers and probes are few.
@@ -40,6 +43,7 @@ pub trait AdminView: Send + Sync + 'static {
     fn health(&self) -> &Health;
     fn metrics(&self) -> &Metrics;
     fn rates(&self) -> &Rates;
+    fn revocations(&self) -> &Revocations;
     /// What instances share, if they share anything.
     fn shared(&self) -> Option<Arc<Shared>>;
 }
@@ -78,28 +82,31 @@ async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminV
         };
         let view = view.clone();
         tokio::spawn(async move {
-            serve(stream, CONNECTION_TIMEOUT, move |request| answer(request, address, &*view)).await;
+            serve(stream, CONNECTION_TIMEOUT, |request| answer(request, address, &*view)).await;
             drop(permit);
         });
     }
 }
 
 /// Answers one question. Whoever does not ask, or does not read the answer, may not keep others from theirs.
-async fn serve(
+async fn serve<A: Future<Output = Response<Full<Bytes>>>>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     time_max: Duration,
-    answer: impl Fn(&Request<Incoming>) -> Response<Full<Bytes>>,
+    answer: impl Fn(Request<Incoming>) -> A,
 ) {
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request))));
+    let service = service_fn(|request| answer(request).map(Ok::<_, Infallible>));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
     builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
     let _ = tokio::time::timeout(time_max, builder.serve_connection(TokioIo::new(stream), service)).await;
 }
 
-fn answer(request: &Request<Incoming>, address: SocketAddr, view: &dyn AdminView) -> Response<Full<Bytes>> {
-    if !host_is_ours(request, address) {
+async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn AdminView) -> Response<Full<Bytes>> {
+    if !host_is_ours(&request, address) {
         return text(StatusCode::MISDIRECTED_REQUEST, "this listener answers to addresses, not to names\n");
+    }
+    if request.uri().path().strip_prefix(admin_revocations::PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return admin_revocations::answer(request, view).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
@@ -114,7 +121,7 @@ fn answer(request: &Request<Incoming>, address: SocketAddr, view: &dyn AdminView
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         "/status" => typed(StatusCode::OK, "application/json", status(view).to_string()),
-        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status\n"),
+        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /revocations\n"),
     }
 }
 
@@ -132,6 +139,7 @@ fn host_is_ours(request: &Request<Incoming>, address: SocketAddr) -> bool {
 fn ready(view: &dyn AdminView, verbose: bool) -> Response<Full<Bytes>> {
     let mut checks = view.health().checks(&view.snapshot());
     checks.extend(view.shared().map(|shared| Check::shared_state(&shared)));
+    checks.extend(view.shared().map(|shared| Check::revocations(&shared, view.revocations().revoked().len())));
     let good = checks.iter().all(|check| check.good);
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::new();
@@ -195,7 +203,7 @@ fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     typed(status, "text/plain; charset=utf-8", body.to_owned())
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+pub(super) fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
@@ -214,7 +222,7 @@ mod tests {
         let (mut client, server) = duplex(1 << 10);
         client.write_all(b"GET / HTTP/1.1\r\nHost: gate\r\n\r\n").await.unwrap();
 
-        let serving = serve(server, Duration::from_millis(100), |_| text(StatusCode::OK, &"x".repeat(ANSWER_BYTES)));
+        let serving = serve(server, Duration::from_millis(100), |_| std::future::ready(text(StatusCode::OK, &"x".repeat(ANSWER_BYTES))));
 
         assert!(tokio::time::timeout(Duration::from_secs(20), serving).await.is_ok());
         let mut read = Vec::new();

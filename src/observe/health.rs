@@ -31,6 +31,15 @@ pub struct Check {
 }
 
 impl Check {
+    /// As little does this one, though other instances do not hear of what is revoked here.
+    pub fn revocations(shared: &Shared, count: usize) -> Self {
+        let why = match shared.is_up() {
+            true => format!("{count}, shared with all instances"),
+            false => format!("{count}, AWAY from the other instances; each knows its own alone"),
+        };
+        Self { name: "revocations".to_owned(), good: true, why }
+    }
+
     /// The gate works without it, so that it never makes the gate unready.
     pub fn shared_state(shared: &Shared) -> Self {
         let why = match shared.is_up() {

@@ -12,8 +12,10 @@ use prometheus::{
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::audit::Counters;
+use super::consent_metrics::ConsentMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
+use super::revocation_metrics::RevocationMetrics;
 use crate::access::{Identity, Snapshot};
 use crate::clock;
 use crate::rate::Rates;
@@ -62,6 +64,8 @@ pub struct Metrics {
     pub connection_errors: IntCounterVec,
     remembered_tokens: IntGauge,
     pub introspection: IntrospectionMetrics,
+    pub consents: ConsentMetrics,
+    pub revocations: RevocationMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -115,6 +119,8 @@ impl Metrics {
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
             remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
             introspection: IntrospectionMetrics::new(&make)?,
+            consents: ConsentMetrics::new(&make)?,
+            revocations: RevocationMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",
@@ -232,6 +238,7 @@ impl Metrics {
     pub fn render(&self, snapshot: &Snapshot, rates: &Rates, shared: Option<&Shared>) -> String {
         let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         self.rates.take(rates, shared);
+        self.revocations.entries.set(i64::try_from(snapshot.revocations()).unwrap_or(i64::MAX));
         self.remembered_tokens.set(i64::try_from(snapshot.remembered_tokens()).unwrap_or(i64::MAX));
         if let Some(counter) = self.log_counter.get() {
             self.log_lines_dropped.inc_by((counter.dropped_lines() as u64).saturating_sub(self.log_lines_dropped.get()));
@@ -336,7 +343,7 @@ impl Maker<'_> {
         self.register(Gauge::new(name, help)?)
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+    pub(super) fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
         self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)?)
     }
 }

@@ -2,15 +2,19 @@
 //! listener that shows them.
 
 mod admin;
+mod admin_revocations;
 mod audit;
+mod consent_metrics;
 mod health;
 mod log;
 mod metrics;
 mod rate_metrics;
 mod record;
+mod revocation_metrics;
 
 pub use admin::{Admin, AdminView};
 pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as ReloadAudit};
+pub use consent_metrics::ConsentMetrics;
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::{IntrospectionMetrics, Metrics};

@@ -79,6 +79,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         upstream,
         issuers: _,
         introspection,
+        consent,
         routes: _,
         tree: _,
         identity,
@@ -110,6 +111,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         ("upstream", *upstream != old.upstream),
         ("issuer", issuers(old_policy, old) != issuers(new_policy, new)),
         ("introspection", stamp(introspection) != stamp(&old.introspection)),
+        ("consent", *consent != old.consent),
         ("headers", **identity != *old.identity),
         ("forward_authorization", *forward_authorization != old.forward_authorization),
         ("rate_limit", *rate_limits != old.rate_limits),
@@ -142,6 +144,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         reload_interval,
         state,
         logto,
+        revocations,
         warnings: _,
     } = new;
     let compared = [
@@ -159,6 +162,8 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         ("audit", *audit != old.audit),
         ("shutdown", (*shutdown_delay, *shutdown_deadline) != (old.shutdown_delay, old.shutdown_deadline)),
         ("reload", *reload_interval != old.reload_interval),
+        ("revocations", *revocations != old.revocations),
+        ("logto webhook", logto.as_ref().map(|logto| &logto.webhook) != old.logto.as_ref().map(|logto| &logto.webhook)),
         ("logto", logto.as_ref().map(|logto| &logto.access) != old.logto.as_ref().map(|logto| &logto.access)),
         (
             "logto tenant (wicketgate logto plan)",

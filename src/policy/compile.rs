@@ -9,10 +9,9 @@ use ipnet::IpNet;
 
 use super::compile_audit;
 use super::compile_issuer::{self, Issuers};
-use super::compile_rate;
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
-use super::{compile_logto, compile_service};
+use super::{compile_consent, compile_logto, compile_rate, compile_service, compile_webhook};
 use crate::config::{self, Config, Fault, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -77,6 +76,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let logto = compile_logto::compile(c, config, &services, &issuers.list);
+    compile_consent::compile(c, config, &mut services, &issuers.list, logto.as_ref().map(|logto| &logto.access));
     let (hosts, other_hosts) = sites(c, config, &mut services);
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);
@@ -100,8 +100,9 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         shutdown_delay: config.shutdown.delay.0,
         shutdown_deadline: config.shutdown.deadline.0,
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
-        state: compile_rate::state(c, &config.state),
         logto,
+        revocations: compile_webhook::revocations(c, &config.revocations),
+        state: compile_rate::state(c, &config.state),
         warnings: Vec::new(),
         services,
     };
@@ -170,9 +171,16 @@ fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, memb
             }
         }
     }
-    let own = services.len();
-    services.push(Service::own(METADATA_PREFIX, tree));
-    prefixes.push((METADATA_PREFIX.to_owned(), own));
+    let mut endpoints = vec![(METADATA_PREFIX, tree)];
+    if let Some(path) = compile_webhook::path(config) {
+        let mut tree = Tree::default();
+        let _ = tree.insert(&literal_key(path, vec![http::Method::POST]), Target::Webhook);
+        endpoints.push((path, tree));
+    }
+    for (prefix, tree) in endpoints {
+        prefixes.push((prefix.to_owned(), services.len()));
+        services.push(Service::own(prefix, tree));
+    }
     Site::new(prefixes)
 }
 
@@ -182,14 +190,12 @@ fn metadata_path(service: &Service) -> String {
 }
 
 fn own_key(below: &str) -> RouteKey {
-    let segments = format!("{METADATA_PREFIX}{below}");
-    let segments = segments.split('/').filter(|segment| !segment.is_empty()).map(|segment| Segment::Literal(segment.to_owned()));
-    RouteKey {
-        methods: Methods::Named(vec![http::Method::GET, http::Method::OPTIONS]),
-        segments: segments.collect(),
-        rest: false,
-        slash: false,
-    }
+    literal_key(&format!("{METADATA_PREFIX}{below}"), vec![http::Method::GET, http::Method::OPTIONS])
+}
+
+fn literal_key(path: &str, methods: Vec<http::Method>) -> RouteKey {
+    let segments = path.split('/').filter(|segment| !segment.is_empty()).map(|segment| Segment::Literal(segment.to_owned()));
+    RouteKey { methods: Methods::Named(methods), segments: segments.collect(), rest: false, slash: false }
 }
 
 fn addresses(c: &mut Compiler<'_>, config: &Config) -> (Vec<Listen>, SocketAddr) {

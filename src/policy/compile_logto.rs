@@ -3,6 +3,7 @@
 use url::Url;
 
 use super::compile::{Compiler, at_least, trail};
+use super::compile_webhook;
 use super::scope::is_scope_token;
 use super::tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
 use super::{Issuer, Service, is_loopback};
@@ -27,7 +28,8 @@ pub fn compile(c: &mut Compiler<'_>, config: &Config, services: &[Service], issu
     let apps = apps(c, logto, &scopes);
     tenant.roles = roles;
     tenant.third_party_apps = apps;
-    Some(Logto { access: access?, tenant })
+    let webhook = compile_webhook::webhook(c, config, logto, issuers);
+    Some(Logto { access: access?, tenant, webhook })
 }
 
 /// The scopes of `services[].scopes`; one that no route asks for is allowed, since the service may look at it itself.
@@ -120,6 +122,16 @@ fn secret(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<config::Secret>
     Some(secret)
 }
 
+fn tenant_issuer(logto: &config::Logto) -> String {
+    logto.issuer.clone().unwrap_or_else(|| format!("{}/oidc", logto.endpoint.trim_end_matches('/')))
+}
+
+/// The issuer that is this tenant's: the one that is named, or derived, or the only one.
+pub(super) fn issuer_of(logto: &config::Logto, issuers: &[Issuer]) -> Option<usize> {
+    let (issuer, alone) = (tenant_issuer(logto), issuers.len() == 1 && logto.issuer.is_none());
+    issuers.iter().position(|known| known.url == issuer).or_else(|| alone.then_some(0))
+}
+
 /// The resources of the services that take this tenant's tokens, each once, with all their scopes.
 fn resources(
     c: &mut Compiler<'_>,
@@ -128,10 +140,7 @@ fn resources(
     issuers: &[Issuer],
     logto: &config::Logto,
 ) -> Vec<TenantResource> {
-    let derived = || format!("{}/oidc", logto.endpoint.trim_end_matches('/'));
-    let issuer = logto.issuer.clone().unwrap_or_else(derived);
-    let alone = issuers.len() == 1 && logto.issuer.is_none();
-    let own = issuers.iter().position(|known| known.url == issuer).or_else(|| alone.then_some(0));
+    let (issuer, own) = (tenant_issuer(logto), issuer_of(logto, issuers));
     // A wrong one is one fault, not one more for each scope below.
     let wrong = own.is_none() && logto.issuer.is_some();
     if wrong {

@@ -70,6 +70,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         upstream,
         issuers: Vec::new(),
         introspection: None,
+        consent: None,
         routes: Vec::new(),
         tree: Tree::default(),
         identity: identity.into(),
@@ -107,6 +108,7 @@ impl Service {
             upstream: Upstream { base: Uri::default() },
             issuers: Vec::new(),
             introspection: None,
+            consent: None,
             routes: Vec::new(),
             tree,
             identity: Arc::new([]),
@@ -266,7 +268,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");
         }
-        Err(Target::Metadata(_)) => {}
+        Err(Target::Metadata(_) | Target::Webhook) => {}
     }
 }
 

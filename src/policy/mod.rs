@@ -7,16 +7,20 @@ mod changes;
 mod claims;
 mod compile;
 mod compile_audit;
+mod compile_consent;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
 mod compile_rate;
 mod compile_service;
+mod compile_webhook;
+mod consent;
 mod describe;
 mod introspection;
 mod managed;
 mod path;
 mod rate;
+mod revocation;
 mod route_key;
 mod scope;
 mod table;
@@ -36,14 +40,17 @@ pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use compile_webhook::WEBHOOK_WINDOW_MS;
+pub use consent::Consent;
 pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
+pub use revocation::{REVOKED_LIFT_WINDOW_MS, Revocations};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
-pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
+pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
 pub use crate::config::{AppKind, ClientAuth, Keys, Log, LogFormat, Mode, RoleKind, Secret};
 
@@ -76,6 +83,7 @@ pub struct Policy {
     pub reload_interval: Duration,
     pub state: State,
     pub logto: Option<Logto>,
+    pub revocations: Revocations,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
 }
@@ -146,6 +154,8 @@ pub struct Service {
     pub issuers: Vec<usize>,
     /// How the issuer is asked about opaque tokens; `None` refuses them.
     pub introspection: Option<Arc<Introspection>>,
+    /// How Logto is asked whether a user's consent still stands; `None` takes the token's word.
+    pub consent: Option<Arc<Consent>>,
     pub routes: Vec<Route>,
     pub tree: Tree<Target>,
     /// Shared, so that headers made for a token are known to be made for this very list.
@@ -172,6 +182,8 @@ pub enum Target {
     Route(usize),
     /// The protected-resource metadata of a service.
     Metadata(usize),
+    /// Where Logto tells of suspended and deleted users.
+    Webhook,
 }
 
 #[derive(Debug)]

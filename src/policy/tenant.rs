@@ -9,6 +9,23 @@ use crate::config::{AppKind, RoleKind, Secret};
 pub struct Logto {
     pub access: LogtoAccess,
     pub tenant: Tenant,
+    pub webhook: Option<Webhook>,
+}
+
+/// How Logto's webhooks are taken.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    pub signing_key: Secret,
+    pub path: String,
+    /// Whose users they are about; `None` where no service takes tokens of the tenant.
+    pub issuer: Option<String>,
+}
+
+impl PartialEq for Webhook {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { signing_key, path, issuer } = self;
+        (signing_key.expose(), path, issuer) == (other.signing_key.expose(), &other.path, &other.issuer)
+    }
 }
 
 /// Where the Management API is, and the credentials for it.

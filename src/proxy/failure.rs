@@ -24,6 +24,10 @@ pub enum Failure {
     UpstreamSlow,
     UpstreamBroken,
     UpgradeInvalid,
+    WebhookUnsigned,
+    WebhookStale,
+    WebhookMalformed,
+    WebhookNotTaken,
     Panicked,
 }
 
@@ -48,7 +52,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -65,6 +69,10 @@ impl Failure {
         Self::UpstreamSlow,
         Self::UpstreamBroken,
         Self::UpgradeInvalid,
+        Self::WebhookUnsigned,
+        Self::WebhookStale,
+        Self::WebhookMalformed,
+        Self::WebhookNotTaken,
         Self::Panicked,
     ];
 
@@ -150,6 +158,27 @@ impl Failure {
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")
             }
+            Self::WebhookUnsigned => closing(
+                S::UNAUTHORIZED,
+                "webhook_unsigned",
+                "The signature of the webhook is missing or wrong",
+                "give the gate the signing key that Logto shows for this webhook",
+            ),
+            Self::WebhookStale => {
+                row(S::BAD_REQUEST, "webhook_stale", "The webhook is too old, or from the future", "check the clocks of Logto and the gate")
+            }
+            Self::WebhookMalformed => row(
+                S::BAD_REQUEST,
+                "webhook_malformed",
+                "The webhook says nothing that can be read",
+                "point Logto's webhook here, nothing else",
+            ),
+            Self::WebhookNotTaken => row(
+                S::SERVICE_UNAVAILABLE,
+                "webhook_not_taken",
+                "What the webhook says cannot be kept at the moment",
+                "the operator sees the reason in the log; Logto tries again",
+            ),
             Self::Panicked => closing(S::INTERNAL_SERVER_ERROR, "internal", "The gate failed", "report it with the request id"),
         }
     }

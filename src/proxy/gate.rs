@@ -8,11 +8,13 @@ use tokio::sync::watch;
 
 use super::upstream::Upstreams;
 use crate::access::{Remembered, Said, Snapshot};
+use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
 use crate::rate::Rates;
+use crate::revocation::Revocations;
 use crate::state::Shared;
 
 /// How far the gate's end has come.
@@ -30,6 +32,8 @@ pub struct Gate {
     writing: Mutex<()>,
     keys: KeyStore,
     introspector: Introspector,
+    pub consents: ConsentDesk,
+    pub revocations: Arc<Revocations>,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
     pub observer: Arc<Observer>,
@@ -43,15 +47,20 @@ impl Gate {
     pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
         let introspector = Introspector::new(observer.metrics.introspection.clone());
         introspector.adopt(introspector.prepare(&policy)?);
+        let consents = ConsentDesk::new(observer.metrics.consents.clone());
+        consents.adopt(consents.prepare(&policy)?);
         keys.adopt(&policy)?;
         let shared = Shared::follow(None, &policy)?;
+        let revocations = Arc::new(Revocations::new(&policy));
+        revocations.adopt(&policy, shared.as_ref());
         let rates = Rates::new(&policy, shared.clone());
         let upstreams = Upstreams::new(&policy.timeouts)?;
         let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
         let keyring = keys.keyring(&snapshot.policy);
-        let snapshot = snapshot.with_keyring(keyring);
+        let known = consents.consents(&snapshot.policy);
+        let snapshot = snapshot.with_keyring(keyring).with_consents(known).with_revoked(revocations.revoked());
         observer.set_access_log(snapshot.policy.log.access);
         observer.metrics.adopt(&snapshot);
         if let Some(place) = audit {
@@ -64,6 +73,8 @@ impl Gate {
             writing: Mutex::new(()),
             keys,
             introspector,
+            consents,
+            revocations,
             shared: ArcSwapOption::new(shared),
             rates,
             observer,
@@ -90,10 +101,12 @@ impl Gate {
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
         let askers = self.introspector.prepare(&policy)?;
+        let consents = self.consents.prepare(&policy)?;
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
+        self.consents.adopt(consents);
         // Before the policy that asks for records, so that none finds no place.
         if let Some(place) = audit {
             self.observer.audit.turn_to(place)?;
@@ -104,13 +117,15 @@ impl Gate {
             false => Arc::new(Remembered::new(policy.remembered_tokens)),
         };
         let keyring = self.keys.keyring(&policy);
-        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered);
+        let known = self.consents.consents(&policy);
+        let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
         if let Some(upstreams) = upstreams {
             self.upstreams.store(Arc::new(upstreams));
         }
         self.rates.adopt(&snapshot.policy, shared.clone());
+        self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);
         self.current.store(Arc::new(snapshot));
         Ok(())
@@ -161,6 +176,10 @@ impl AdminView for Gate {
 
     fn metrics(&self) -> &Metrics {
         &self.observer.metrics
+    }
+
+    fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     fn rates(&self) -> &Rates {

@@ -26,6 +26,7 @@ use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
 use super::upgrade::Tunnel;
+use super::webhook;
 use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
 use crate::keys::Checked;
@@ -84,6 +85,13 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Ok(Verdict::Metadata { service }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
             return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
+        }
+        Ok(Verdict::Webhook) => {
+            record.outcome = Outcome::Own;
+            return match webhook::take(&gate, &snapshot, request).await {
+                Ok(response) => finish(response, record),
+                Err(failure) => finish_failed(failure, String::new(), &asked, record),
+            };
         }
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
@@ -160,10 +168,12 @@ async fn decide_with_keys(
     if let Some((service, token)) = unasked_token(&verdict, &head) {
         let said = gate.introspect(&snapshot, service, token).await;
         verdict = decide_with(&snapshot, &head, &said, clock::unix_now());
+        verdict = gate.consents.settle(&snapshot, &head, Some(&said), verdict).await;
         return (snapshot, verdict);
     }
+    let mut asked = false;
     for _ in 0..QUESTIONS_MAX {
-        let Some((issuer, kid)) = wanted_key(&verdict) else { return (snapshot, verdict) };
+        let Some((issuer, kid)) = wanted_key(&verdict) else { break };
         // While the issuer is away there is nothing to wait for, and a route that only reports waits for nobody.
         let away = snapshot.keyring.0[issuer].unreachable;
         let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away && verdict.is_err());
@@ -171,16 +181,21 @@ async fn decide_with_keys(
         snapshot = gate.snapshot();
         verdict = decide(&snapshot, &head, clock::unix_now());
         match checked {
-            Checked::Now => return (snapshot, verdict),
+            Checked::Now => {
+                asked = true;
+                break;
+            }
             Checked::Before => {}
             Checked::TooEarly => break,
         }
     }
     if let Err(refusal) = &mut verdict
+        && !asked
         && let Denial::KeyUnknown { issuer, .. } = refusal.denial
     {
         refusal.denial = Denial::KeysUnavailable { issuer };
     }
+    verdict = gate.consents.settle(&snapshot, &head, None, verdict).await;
     (snapshot, verdict)
 }
 
@@ -189,7 +204,7 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
     let denial = match verdict {
         Err(refusal) => &refusal.denial,
         Ok(Verdict::Forward(permit)) => permit.reported()?,
-        Ok(Verdict::Metadata { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
 }

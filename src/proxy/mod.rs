@@ -16,6 +16,7 @@ mod taking;
 mod tls;
 mod upgrade;
 mod upstream;
+mod webhook;
 
 pub use accept::{Listeners, Prepared};
 pub use failure::{Failure, FailureRow};

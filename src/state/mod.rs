@@ -101,6 +101,34 @@ impl Shared {
         self.connection.call(async |connection| connection.pset_ex(&key, value, milliseconds).await).await
     }
 
+    /// Takes a value away.
+    pub async fn delete(&self, name: &str) -> Result<(), Away> {
+        let key = self.key(name);
+        self.connection.call(async |connection| connection.del(&key).await.map(drop)).await
+    }
+
+    /// All values whose names begin like this, however many there are: each step of the search is one call.
+    pub async fn values(&self, beginning: &str) -> Result<Vec<String>, Away> {
+        const STEP_KEYS: usize = 500;
+        let pattern = format!("{}*", escape_pattern(&self.key(beginning)));
+        let (mut cursor, mut values) = (0_u64, Vec::new());
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP_KEYS);
+            let (next, keys): (u64, Vec<String>) = self.connection.call(async |connection| scan.query_async(connection).await).await?;
+            if !keys.is_empty() {
+                let mut get = redis::cmd("MGET");
+                get.arg(&keys);
+                let found: Vec<Option<String>> = self.connection.call(async |connection| get.query_async(connection).await).await?;
+                values.extend(found.into_iter().flatten());
+            }
+            match next {
+                0 => return Ok(values),
+                next => cursor = next,
+            }
+        }
+    }
+
     /// Says something to all who listen now.
     pub async fn publish(&self, channel: &str, message: &str) -> Result<(), Away> {
         let channel = self.key(channel);
@@ -111,6 +139,12 @@ impl Shared {
     pub fn subscribe(&self, channel: &str) -> Subscription {
         Subscription::start(self.client.clone(), self.key(channel))
     }
+}
+
+/// A text that a pattern of the server's means literally.
+fn escape_pattern(text: &str) -> String {
+    let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '^' | '\\');
+    text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 fn client(settings: &Redis) -> Result<Client, String> {

@@ -1,0 +1,211 @@
+//! Asks under one set of settings: one question is shared by all who wait for it, and there are limits to how many are
+//! asked. The answers stand where the decision looks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+
+use crate::access::{ConsentSaid, Consents, Held, Known, Question, Word};
+use crate::clock::{self, UnixSeconds};
+use crate::introspection::{Budget, Place};
+use crate::logto::{Grant, LogtoError, ManagementApi};
+use crate::observe::ConsentMetrics;
+use crate::policy::{Consent, Scopes};
+
+/// After a trouble that any question would meet.
+const REST: Duration = Duration::from_secs(1);
+/// Troubles are told once in so long, however many there are.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+const SLOW: &str = "Logto did not answer in time";
+
+pub struct Asker {
+    settings: Arc<Consent>,
+    api: ManagementApi,
+    consents: Arc<Consents>,
+    flights: Mutex<HashMap<Question, watch::Receiver<Option<ConsentSaid>>>>,
+    strangers: Budget,
+    /// For what was asked about before: a rush of new users does not lock out those who are there.
+    acquainted: Budget,
+    resting: Mutex<Option<(Instant, &'static str)>>,
+    told: Mutex<Option<Instant>>,
+    metrics: ConsentMetrics,
+}
+
+impl Asker {
+    pub fn new(settings: Arc<Consent>, metrics: ConsentMetrics) -> Result<Self, String> {
+        let budget = || Budget::new(settings.in_flight, settings.per_second);
+        Ok(Self {
+            api: ManagementApi::new(settings.access.clone()).map_err(|error| error.to_string())?,
+            consents: Arc::new(Consents::new(settings.remembered)),
+            flights: Mutex::default(),
+            strangers: budget(),
+            acquainted: budget(),
+            resting: Mutex::default(),
+            told: Mutex::default(),
+            metrics,
+            settings,
+        })
+    }
+
+    pub fn is_for(&self, settings: &Arc<Consent>) -> bool {
+        Arc::ptr_eq(&self.settings, settings) || self.settings == *settings
+    }
+
+    pub fn consents(&self) -> Arc<Consents> {
+        self.consents.clone()
+    }
+
+    /// The answer to a question that nothing known answers.
+    pub async fn ask(self: &Arc<Self>, question: Question) -> ConsentSaid {
+        let begun = clock::unix_now();
+        let (said, lookup) = match self.join_or_begin(&question, begun) {
+            Err((said, lookup)) => (said, lookup),
+            Ok((mut flight, lookup)) => {
+                let patience = clock::instant_now() + self.settings.timeout;
+                let said = match timeout_at(patience.into(), flight.wait_for(Option::is_some)).await {
+                    Ok(Ok(said)) => said.clone().unwrap_or(ConsentSaid::Busy),
+                    Ok(Err(_)) => ConsentSaid::Unavailable("the question broke off"),
+                    Err(_) => ConsentSaid::Unavailable(SLOW),
+                };
+                (said, lookup)
+            }
+        };
+        self.metrics.lookups.with_label_values(&[lookup]).inc();
+        said
+    }
+
+    /// Begins to ask, if nobody does already and there is room.
+    pub fn refresh(self: &Arc<Self>, question: &Question) {
+        let _ = self.join_or_begin(question, UnixSeconds::MAX);
+    }
+
+    /// The question that is under way, or a new one; or what there is to say without one. An answer that was asked for
+    /// since `begun` is as good as a new one: it landed between the look of who asks and this.
+    #[allow(clippy::type_complexity, reason = "a flight or an answer, each with the label of its metric")]
+    fn join_or_begin(
+        self: &Arc<Self>,
+        question: &Question,
+        begun: UnixSeconds,
+    ) -> Result<(watch::Receiver<Option<ConsentSaid>>, &'static str), (ConsentSaid, &'static str)> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(question) {
+            return Ok((flight.clone(), "shared"));
+        }
+        let known = self.consents.get(question);
+        if let Some(known) = known.as_ref().filter(|known| known.asked >= begun) {
+            return Err((ConsentSaid::Answer(known.clone()), "shared"));
+        }
+        if let Some(why) = self.is_resting() {
+            return Err((ConsentSaid::Unavailable(why), "refused"));
+        }
+        let budget = if known.is_some() { &self.acquainted } else { &self.strangers };
+        let Some(place) = budget.take() else { return Err((ConsentSaid::Busy, "refused")) };
+        let (publish, flight) = watch::channel(None);
+        flights.insert(question.clone(), flight.clone());
+        let landing = Landing { asker: self.clone(), question: question.clone() };
+        // A task of its own: it goes on for the others when who began it has left.
+        tokio::spawn(async move {
+            let said = landing.asker.fly(&landing.question, &place).await;
+            drop(landing);
+            publish.send_replace(Some(said));
+        });
+        Ok((flight, "miss"))
+    }
+
+    async fn fly(&self, question: &Question, place: &Place) -> ConsentSaid {
+        let deadline = clock::instant_now() + self.settings.timeout;
+        let Ok(Some(_turn)) = timeout_at(deadline.into(), place.turn()).await else { return ConsentSaid::Busy };
+        // Before the question goes out: what happens meanwhile is not in the answer.
+        let (asked, begun) = (clock::unix_now(), clock::instant_now());
+        let answer = timeout_at(deadline.into(), self.question(question)).await;
+        let label: &[&str] = &[];
+        self.metrics.seconds.with_label_values(label).observe(clock::instant_now().duration_since(begun).as_secs_f64());
+        let about = if question.subject.is_some() { "grants" } else { "application" };
+        let (said, result) = match answer {
+            Ok(Ok(word)) => {
+                let known = Arc::new(Known { question: question.clone(), asked, word });
+                self.consents.put(known.clone());
+                (ConsentSaid::Answer(known), "answered")
+            }
+            Ok(Err(error)) => self.note(&error),
+            Err(_) => self.note(&LogtoError::Unreachable(SLOW.to_owned())),
+        };
+        self.metrics.results.with_label_values(&[about, result]).inc();
+        said
+    }
+
+    async fn question(&self, question: &Question) -> Result<Word, LogtoError> {
+        let Some(subject) = &question.subject else {
+            let application = self.api.application(&question.client).await?;
+            return Ok(Word::App { third_party: application.map(|application| application.is_third_party) });
+        };
+        match self.api.third_party_grants(subject).await {
+            Ok(grants) => Ok(Word::Grants(held(&grants, &question.client))),
+            // A user whom nobody knows has granted nothing.
+            Err(error) if error.is_not_found() => Ok(Word::Grants(Vec::new())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn note(&self, error: &LogtoError) -> (ConsentSaid, &'static str) {
+        let (why, label, ours) = match error {
+            LogtoError::Unreachable(_) => ("Logto cannot be reached", "unreachable", false),
+            LogtoError::RateLimited { .. } => ("Logto asks for fewer calls", "rate_limited", false),
+            LogtoError::CredentialsRefused(_) | LogtoError::Forbidden(_) => {
+                ("Logto refuses the gate's credentials", "credentials_refused", true)
+            }
+            LogtoError::Refused { .. } | LogtoError::Unexpected { .. } => ("Logto's answer makes no sense", "unacceptable", false),
+        };
+        let now = clock::instant_now();
+        *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some((now + REST, why));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|last| now.duration_since(last) >= TOLD_EVERY) {
+            *told = Some(now);
+            match ours {
+                true => tracing::error!(target: "wicketgate::consent", %error, "consents cannot be asked about"),
+                false => tracing::warn!(target: "wicketgate::consent", %error, "consents cannot be asked about"),
+            }
+        }
+        (ConsentSaid::Unavailable(why), label)
+    }
+
+    fn is_resting(&self) -> Option<&'static str> {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.filter(|(until, _)| clock::instant_now() < *until).map(|(_, why)| why)
+    }
+}
+
+/// What a user granted to one app. A session leaves a grant, so that many are alike: of these the last to end is kept.
+fn held(grants: &[Grant], client: &str) -> Vec<Held> {
+    let mut all: Vec<Held> = Vec::new();
+    for grant in grants.iter().filter(|grant| grant.payload.client_id == client) {
+        let scopes = |indicator: &String| (indicator.clone(), Scopes::from_list(grant.scopes(indicator)));
+        let resources: Vec<(String, Scopes)> = grant.payload.resources.keys().map(scopes).collect();
+        let ends = match (grant.payload.exp, grant.expires_at) {
+            (Some(seconds), _) => Some(seconds),
+            (None, Some(milliseconds)) => i64::try_from(milliseconds / 1000).ok(),
+            (None, None) => None,
+        };
+        match all.iter_mut().find(|known| known.resources == resources) {
+            Some(known) => known.ends = known.ends.zip(ends).map(|(one, other)| one.max(other)),
+            None => all.push(Held { resources, ends }),
+        }
+    }
+    all
+}
+
+/// Takes a question out of the list of those under way, however it ends.
+struct Landing {
+    asker: Arc<Asker>,
+    question: Question,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.asker.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
+    }
+}
