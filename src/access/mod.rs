@@ -46,8 +46,8 @@ pub struct Head<'r> {
 pub enum Verdict {
     /// Forward it with this permit.
     Forward(Permit),
-    /// Answer with the protected-resource metadata of this service.
-    Metadata { service: usize },
+    /// Answer with the protected-resource metadata of this service; whether it was asked for with a closing slash.
+    Metadata { service: usize, slash: bool },
 }
 
 /// A refusal, and what was known of the request by then.
@@ -102,7 +102,7 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
         Found::Nothing => return Err(Refusal::early(Denial::RouteUnknown, Some(index))),
     };
     let place = match target {
-        Target::Metadata(service) => return Ok(Verdict::Metadata { service }),
+        Target::Metadata { service, slash } => return Ok(Verdict::Metadata { service, slash }),
         Target::Route(route) => Place { service: index, route },
     };
     let route = &service.routes[place.route];

@@ -73,9 +73,9 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
     say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
     match verdict {
-        Ok(Verdict::Metadata { service }) => {
+        Ok(Verdict::Metadata { service, slash }) => {
             say!("decision   answered by the gate: protected-resource metadata, for everyone");
-            say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
+            say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service], slash)));
         }
         Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),
         Err(refusal) => show_refusal(&snapshot, &refusal, &checks),

@@ -4,10 +4,14 @@ use serde_json::{Map, Value, json};
 
 use crate::policy::{Policy, Service};
 
-/// The document. Lists with nothing in them are left out (§3.2).
-pub fn document(policy: &Policy, service: &Service) -> Vec<u8> {
+/// The document. Lists with nothing in them are left out (§3.2). A client that asked with a closing slash compares
+/// `resource` with an address that has one (§3.3): it gets the resource of that name where the service has it, too.
+pub fn document(policy: &Policy, service: &Service, slash: bool) -> Vec<u8> {
     let mut document = Map::new();
-    document.insert("resource".to_owned(), json!(service.audiences.first()));
+    let published = service.audiences.first();
+    let slashed = published.map(|published| format!("{published}/")).filter(|_| slash);
+    let resource = service.audiences.iter().find(|audience| Some(*audience) == slashed.as_ref()).or(published);
+    document.insert("resource".to_owned(), json!(resource));
     let issuers: Vec<&str> = service.issuers.iter().map(|issuer| policy.issuers[*issuer].url.as_str()).collect();
     insert_list(&mut document, "authorization_servers", &issuers);
     let scopes: Vec<&str> = service.scopes.iter().map(String::as_str).collect();

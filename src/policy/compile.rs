@@ -150,17 +150,19 @@ fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, memb
         if alone {
             places.push((String::new(), false));
         }
-        for (below, must) in places {
-            let key = own_key(&below);
+        // A client that was told of the resource with a closing slash asks with one (RFC 9728 §3.1).
+        let places = places.into_iter().flat_map(|(below, must)| [(below.clone(), false, must), (below, true, must)]);
+        for (below, slash, must) in places {
+            let key = own_key(&below, slash);
             match taken.iter().find(|(other, _)| *other == key) {
-                Some((_, other)) if must && *other != i => {
+                Some((_, other)) if must && !slash && *other != i => {
                     let reason = format!("its metadata document would stand where that of service '{}' stands", services[*other].name);
                     let cure = "give it a path in resource: or public_url:, or its own hosts:";
                     c.fault(trail(&[&"services", &i, &"resource"]), &services[i].audiences[0], reason, cure);
                 }
                 Some(_) => {}
                 None => {
-                    let _ = tree.insert(&key, Target::Metadata(i));
+                    let _ = tree.insert(&key, Target::Metadata { service: i, slash });
                     taken.push((key, i));
                 }
             }
@@ -177,15 +179,10 @@ fn metadata_path(service: &Service) -> String {
     service.metadata_url.split_once(METADATA_PREFIX).map(|(_, below)| below.to_owned()).unwrap_or_default()
 }
 
-fn own_key(below: &str) -> RouteKey {
+fn own_key(below: &str, slash: bool) -> RouteKey {
     let segments = format!("{METADATA_PREFIX}{below}");
     let segments = segments.split('/').filter(|segment| !segment.is_empty()).map(|segment| Segment::Literal(segment.to_owned()));
-    RouteKey {
-        methods: Methods::Named(vec![http::Method::GET, http::Method::OPTIONS]),
-        segments: segments.collect(),
-        rest: false,
-        slash: false,
-    }
+    RouteKey { methods: Methods::Named(vec![http::Method::GET, http::Method::OPTIONS]), segments: segments.collect(), rest: false, slash }
 }
 
 fn addresses(c: &mut Compiler<'_>, config: &Config) -> (Vec<Listen>, SocketAddr) {

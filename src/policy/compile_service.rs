@@ -58,7 +58,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     name(c, &service.name, at("name"));
     hosts(c, &service.hosts, at);
     let prefix = prefix(c, &service.path, at("path"));
-    let audiences = audiences(c, &service.resource.0, at);
+    let audiences = published_first(audiences(c, &service.resource.0, at), service.public_url.as_deref());
     let metadata_url = metadata_url(c, service, &audiences, at);
     let upstream = upstream(c, &service.upstream, at("upstream"));
     let identity = identity(c, service, at);
@@ -156,6 +156,15 @@ fn audiences(c: &mut Compiler<'_>, texts: &[String], at: &dyn Fn(&str) -> Trail)
     texts.to_vec()
 }
 
+/// The first is the one that is published: that which is also the address that clients use, if one is (RFC 9728 §3.3 has
+/// them compare the two).
+fn published_first(mut audiences: Vec<String>, public_url: Option<&str>) -> Vec<String> {
+    if let Some(same) = audiences.iter().position(|audience| Some(audience.as_str()) == public_url) {
+        audiences[..=same].rotate_right(1);
+    }
+    audiences
+}
+
 /// Host, well-known prefix, then the path of the resource (RFC 9728 §3.1). Built from the configuration alone.
 fn metadata_url(c: &mut Compiler<'_>, service: &config::Service, audiences: &[String], at: &dyn Fn(&str) -> Trail) -> String {
     let (text, place) = match &service.public_url {
@@ -165,6 +174,12 @@ fn metadata_url(c: &mut Compiler<'_>, service: &config::Service, audiences: &[St
     let web = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
     match web {
         Some(url) if url.query().is_none() && url.fragment().is_none() => {
+            if service.public_url.as_deref().is_some_and(|public| !audiences.iter().any(|audience| audience == public)) {
+                c.warnings.push(format!(
+                    "{}: no resource is {text}, so that a client which compares the two (RFC 9728 §3.3) takes the metadata for another's; give the API resource in Logto this indicator where that can be",
+                    service.name
+                ));
+            }
             format!("{}{METADATA_PREFIX}{}", url.origin().ascii_serialization(), url.path().trim_end_matches('/'))
         }
         _ if service.public_url.is_some() => {
@@ -254,7 +269,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");
         }
-        Err(Target::Metadata(_)) => {}
+        Err(Target::Metadata { .. }) => {}
     }
 }
 

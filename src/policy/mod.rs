@@ -161,8 +161,8 @@ pub struct Upstream {
 pub enum Target {
     /// Index into the service's routes.
     Route(usize),
-    /// The protected-resource metadata of a service.
-    Metadata(usize),
+    /// The protected-resource metadata of a service; whether it was asked for with a closing slash.
+    Metadata { service: usize, slash: bool },
 }
 
 #[derive(Debug)]

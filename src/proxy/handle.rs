@@ -79,9 +79,9 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
-        Ok(Verdict::Metadata { service }) => {
+        Ok(Verdict::Metadata { service, slash }) => {
             record.outcome = Outcome::Own;
-            return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
+            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, &asked), record);
         }
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);

@@ -5,6 +5,7 @@ mod admin_limits;
 mod bad_reloads;
 mod bad_requests;
 mod bodies;
+mod discovery;
 mod draining;
 mod expectations;
 mod first_request;
