@@ -17,6 +17,7 @@ mod token;
 pub use apply::Progress;
 pub use client::ManagementApi;
 pub use error::LogtoError;
+pub use model::REGISTERED;
 pub use model::{
     Application, ApplicationKind, ClientMetadata, ConsentScopes, ConsentedScopes, Grant, NewApplication, Resource, ResourceScopes, Role,
     Scope, Secrets, User,
