@@ -29,6 +29,8 @@ pub mod observe;
 
 pub mod introspection;
 
+pub mod registration;
+
 pub mod proxy;
 
 pub mod reload;

@@ -27,7 +27,7 @@ pub use remembered::{Digest, Remembered};
 pub use snapshot::Snapshot;
 
 use crate::clock::UnixSeconds;
-use crate::policy::{CheckedPath, Found, Mode, Target};
+use crate::policy::{CheckedPath, Found, Mode, OwnEndpoint, Target};
 
 /// What deciding looks at of a request.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,8 @@ pub enum Verdict {
     Forward(Permit),
     /// Answer with the protected-resource metadata of this service; whether it was asked for with a closing slash.
     Metadata { service: usize, slash: bool },
+    /// Answer at one of the gate's own endpoints; the app that the path names, where it names one.
+    Own { endpoint: OwnEndpoint, client: Option<String> },
 }
 
 /// A refusal, and what was known of the request by then.
@@ -81,7 +83,7 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     let (denial, service) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
-        Ok(Verdict::Metadata { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Own { .. }) => return None,
     };
     let token = || bearer::token(head.headers, head.query).ok();
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
@@ -103,6 +105,9 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
     };
     let place = match target {
         Target::Metadata { service, slash } => return Ok(Verdict::Metadata { service, slash }),
+        Target::Own(endpoint) => {
+            return Ok(Verdict::Own { endpoint, client: parameters.first().map(|client| (*client).to_owned()) });
+        }
         Target::Route(route) => Place { service: index, route },
     };
     let route = &service.routes[place.route];

@@ -77,6 +77,9 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
             say!("decision   answered by the gate: protected-resource metadata, for everyone");
             say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service], slash)));
         }
+        Ok(Verdict::Own { endpoint, .. }) => {
+            say!("decision   answered by the gate: {endpoint}, which asks for its own credentials where it needs them");
+        }
         Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),
         Err(refusal) => show_refusal(&snapshot, &refusal, &checks),
     }

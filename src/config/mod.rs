@@ -8,6 +8,7 @@ mod fault;
 mod introspection;
 mod logto;
 mod read;
+mod registration;
 mod route;
 mod secret;
 mod shapes;
@@ -21,6 +22,7 @@ pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
+pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
 use shapes::short_or_long;
@@ -74,6 +76,9 @@ pub struct Config {
     /// Logto's Management API: credentials, and what the tenant should hold.
     #[serde(default)]
     pub logto: Option<Logto>,
+    /// Agents may register themselves (RFC 7591). Off without this key.
+    #[serde(default)]
+    pub registration: Option<Registration>,
 }
 
 /// An issuer with everything that can be said of it.

@@ -42,6 +42,24 @@ impl IntrospectionMetrics {
     }
 }
 
+/// What is counted of client registration.
+#[derive(Debug, Clone)]
+pub struct RegistrationMetrics {
+    /// Apps that were made, changed or taken away.
+    pub changes: IntCounterVec,
+    /// Apps that there were at the last look.
+    pub apps: IntGauge,
+}
+
+impl RegistrationMetrics {
+    fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            changes: make.counters("registrations_total", "Apps of agents that were made, changed or taken away.", &["change"])?,
+            apps: make.gauge("registered_apps", "Apps of agents that there were at the last look.")?,
+        })
+    }
+}
+
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -57,6 +75,7 @@ pub struct Metrics {
     pub connection_errors: IntCounterVec,
     remembered_tokens: IntGauge,
     pub introspection: IntrospectionMetrics,
+    pub registration: RegistrationMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -108,6 +127,7 @@ impl Metrics {
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
             remembered_tokens: make.gauge("remembered_tokens", "Verified tokens that are remembered.")?,
             introspection: IntrospectionMetrics::new(&make)?,
+            registration: RegistrationMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",
@@ -134,13 +154,10 @@ impl Metrics {
             rendering: Mutex::default(),
             registry: registry.clone(),
         };
-        let build = make.gauges("build_info", "The version; the value is always 1.", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        prometheus::default_registry().register(Box::new(process)).or_else(|error| match error {
-            prometheus::Error::AlreadyReg => Ok(()),
-            other => Err(other),
-        })?;
+        make.gauges("build_info", "The version; the value is always 1.", &["version"])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        watch_process()?;
         Ok(metrics)
     }
 
@@ -241,6 +258,15 @@ impl Metrics {
             Err(error) => format!("# {error}\n"),
         }
     }
+}
+
+/// Memory, processor time and open files, once a process.
+fn watch_process() -> Result<(), prometheus::Error> {
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    prometheus::default_registry().register(Box::new(process)).or_else(|error| match error {
+        prometheus::Error::AlreadyReg => Ok(()),
+        other => Err(other),
+    })
 }
 
 /// Takes out the series whose labels are gone.

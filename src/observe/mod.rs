@@ -10,5 +10,5 @@ mod record;
 pub use admin::{Admin, AdminView};
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
-pub use metrics::{IntrospectionMetrics, Metrics};
+pub use metrics::{IntrospectionMetrics, Metrics, RegistrationMetrics};
 pub use record::{CLIENT_GONE, Observer, Outcome, Record};

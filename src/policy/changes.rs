@@ -138,6 +138,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         shutdown_deadline,
         reload_interval,
         logto,
+        registration,
         warnings: _,
     } = new;
     let compared = [
@@ -159,6 +160,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
             "logto tenant (wicketgate logto plan)",
             logto.as_ref().map(|logto| &logto.tenant) != old.logto.as_ref().map(|logto| &logto.tenant),
         ),
+        ("registration", *registration != old.registration),
     ];
     let named = compared.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed"));
     parts.extend(named);

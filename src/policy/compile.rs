@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::compile_issuer::{self, Issuers};
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
-use super::{compile_logto, compile_service};
+use super::{Registration, compile_logto, compile_registration, compile_service};
 use crate::config::{self, Config, Fault, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -75,7 +75,8 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     }
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let logto = compile_logto::compile(c, config, &services, &issuers.list);
-    let (hosts, other_hosts) = sites(c, config, &mut services);
+    let registration = compile_registration::compile(c, config, &services, &issuers.list, logto.as_ref());
+    let (hosts, other_hosts) = sites(c, config, &mut services, registration.as_deref());
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);
     let policy = Policy {
@@ -98,6 +99,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         shutdown_deadline: config.shutdown.deadline.0,
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
         logto,
+        registration,
         warnings: Vec::new(),
         services,
     };
@@ -109,7 +111,12 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
 }
 
 /// Which services answer for which host, and the gate's own endpoints beside them.
-fn sites(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>) -> (HashMap<String, Site>, Site) {
+fn sites(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    services: &mut Vec<Service>,
+    registration: Option<&Registration>,
+) -> (HashMap<String, Site>, Site) {
     let operators = services.len();
     let named: BTreeSet<String> = config.services.iter().flat_map(|service| &service.hosts).map(|host| host.to_ascii_lowercase()).collect();
     let mut hosts = HashMap::new();
@@ -120,17 +127,23 @@ fn sites(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>) -> 
                 members.push(i);
             }
         }
-        hosts.insert(host.clone(), site(c, config, services, &members));
+        hosts.insert(host.clone(), site(c, config, services, &members, registration));
     }
     let everywhere: Vec<usize> = (0..operators).filter(|i| config.services[*i].hosts.is_empty()).collect();
     let other_hosts = match everywhere.is_empty() {
         true => Site::default(),
-        false => site(c, config, services, &everywhere),
+        false => site(c, config, services, &everywhere, registration),
     };
     (hosts, other_hosts)
 }
 
-fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, members: &[usize]) -> Site {
+fn site(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    services: &mut Vec<Service>,
+    members: &[usize],
+    registration: Option<&Registration>,
+) -> Site {
     let mut prefixes: Vec<(String, usize)> = Vec::new();
     for &i in members {
         let prefix = &services[i].prefix;
@@ -169,8 +182,10 @@ fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, memb
         }
     }
     let own = services.len();
+    let further = registration.map(|registration| compile_registration::insert(&mut tree, registration));
     services.push(Service::own(METADATA_PREFIX, tree));
     prefixes.push((METADATA_PREFIX.to_owned(), own));
+    prefixes.extend(further.into_iter().flatten().map(|prefix| (prefix, own)));
     Site::new(prefixes)
 }
 

@@ -8,11 +8,13 @@ mod compile;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
+mod compile_registration;
 mod compile_service;
 mod describe;
 mod introspection;
 mod managed;
 mod path;
+mod registration;
 mod route_key;
 mod scope;
 mod table;
@@ -34,12 +36,13 @@ pub use compile_issuer::{ALGORITHMS, is_loopback};
 pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
+pub use registration::{OwnEndpoint, RedirectRules, Registration};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
 
-pub use crate::config::{AppKind, ClientAuth, Keys, Log, LogFormat, Mode, RoleKind, Secret};
+pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ pub struct Policy {
     pub shutdown_deadline: Duration,
     pub reload_interval: Duration,
     pub logto: Option<Logto>,
+    pub registration: Option<Arc<Registration>>,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
 }
@@ -163,6 +167,8 @@ pub enum Target {
     Route(usize),
     /// The protected-resource metadata of a service; whether it was asked for with a closing slash.
     Metadata { service: usize, slash: bool },
+    /// Client registration and what belongs to it.
+    Own(OwnEndpoint),
 }
 
 #[derive(Debug)]

@@ -7,11 +7,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
-use crate::access::{Remembered, Said, Snapshot};
+use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
+use crate::registration::Registrar;
 
 /// How far the gate's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +29,7 @@ pub struct Gate {
     writing: Mutex<()>,
     keys: KeyStore,
     introspector: Introspector,
+    pub registrar: Registrar,
     pub observer: Arc<Observer>,
     pub health: Health,
     /// The gate's own name in `Via`, by which it knows a request that comes back.
@@ -39,6 +41,8 @@ impl Gate {
     pub fn new(policy: Policy, keys: KeyStore, observer: Arc<Observer>) -> Result<Arc<Self>, String> {
         let introspector = Introspector::new(observer.metrics.introspection.clone());
         introspector.adopt(introspector.prepare(&policy)?);
+        let registrar = Registrar::new(observer.metrics.registration.clone());
+        registrar.adopt(registrar.prepare(&policy)?);
         keys.adopt(&policy)?;
         let upstreams = Upstreams::new(&policy.timeouts)?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
@@ -54,6 +58,7 @@ impl Gate {
             writing: Mutex::new(()),
             keys,
             introspector,
+            registrar,
             observer,
             health: Health::default(),
             via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
@@ -78,8 +83,10 @@ impl Gate {
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
         let askers = self.introspector.prepare(&policy)?;
+        let office = self.registrar.prepare(&policy)?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
+        self.registrar.adopt(office);
         let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),
@@ -116,6 +123,18 @@ impl Gate {
     /// Asks the issuer about an opaque token, or takes what it said before.
     pub async fn introspect(&self, snapshot: &Snapshot, service: usize, token: &str) -> Said {
         self.introspector.ask(&snapshot.policy, service, token).await
+    }
+
+    /// Notes whose token was good, so that a registered app counts as used.
+    pub fn note_client(&self, verdict: &Result<Verdict, Box<Refusal>>) {
+        let identity = match verdict {
+            Ok(Verdict::Forward(permit)) => permit.identity(),
+            Ok(Verdict::Metadata { .. } | Verdict::Own { .. }) => None,
+            Err(refusal) => refusal.identity.as_ref(),
+        };
+        if let Some(client) = identity.and_then(|identity| identity.claims().client_id.as_deref()) {
+            self.registrar.saw(client);
+        }
     }
 
     /// Takes keys into the snapshot whenever they change, for as long as the gate lives.

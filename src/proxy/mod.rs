@@ -7,6 +7,7 @@ mod failure;
 mod framing;
 mod gate;
 mod handle;
+mod own;
 mod respond;
 mod rewrite;
 mod screen;

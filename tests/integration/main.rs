@@ -21,6 +21,7 @@ mod many_services;
 mod opaque_tokens;
 mod record;
 mod refusals;
+mod registration;
 mod reloading;
 mod resting;
 mod slow_clients;
