@@ -12,6 +12,7 @@ use wicketgate::policy::{Policy, compile};
 fn files(name: &str) -> Result<Vec<u8>, String> {
     match name {
         "/exists" => Ok(b"secret\n".to_vec()),
+        "/exists_long" => Ok(b"# a comment\na-token-of-some-length\n\nanother.token-of-some-length\n".to_vec()),
         _ => Err("the file cannot be read: entity not found".to_owned()),
     }
 }

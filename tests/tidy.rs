@@ -137,7 +137,7 @@ fn files_and_functions_are_small_enough_to_see() {
         }
         for (name, lines) in functions(&source.code) {
             // A table of rows is as long as it has rows.
-            let table = source.name.ends_with("denial.rs") || source.name.ends_with("failure.rs");
+            let table = ["denial.rs", "failure.rs", "refusal.rs"].iter().any(|name| source.name.ends_with(name));
             if lines > FUNCTION_LINES_MAX && !(table && name == "row") {
                 broken.push(format!("{}: fn {name} has {lines} lines", source.name));
             }
@@ -186,6 +186,9 @@ fn every_refusal_and_every_failure_is_in_its_list() {
     let shown = |debug: String| debug.split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
     let denials: Vec<String> = wicketgate::access::Denial::examples().iter().map(|denial| shown(format!("{denial:?}"))).collect();
     assert_eq!(variants("access/denial.rs", "Denial"), denials);
+    let refusals = wicketgate::oauth::registration::Refusal::examples();
+    let refusals: Vec<String> = refusals.iter().map(|refusal| shown(format!("{refusal:?}"))).collect();
+    assert_eq!(variants("oauth/registration/refusal.rs", "Refusal"), refusals);
     let failures: Vec<String> = wicketgate::proxy::Failure::ALL.iter().map(|failure| shown(format!("{failure:?}"))).collect();
     assert_eq!(variants("proxy/failure.rs", "Failure"), failures);
 }
@@ -210,6 +213,10 @@ fn the_table_of_outcomes_is_that_of_the_code() {
         let row = denial.row();
         let error = row.oauth_error.map_or(String::new(), |error| format!("`{error}`"));
         table.push_str(&format!("| {} | `{}` | {error} | {} | {} |\n", row.status.as_u16(), row.code, row.title, row.cure));
+    }
+    for refusal in wicketgate::oauth::registration::Refusal::examples() {
+        let row = refusal.row();
+        table.push_str(&format!("| {} | `{}` | `{}` | {} | {} |\n", row.status.as_u16(), row.code, row.error, row.title, row.cure));
     }
     for failure in wicketgate::proxy::Failure::ALL {
         let row = failure.row();

@@ -31,7 +31,7 @@ pub use revoked::{Full, Revocation, Revoked, RevokedBy, Revokes};
 pub use snapshot::Snapshot;
 
 use crate::clock::UnixSeconds;
-use crate::policy::{CheckedPath, Found, Mode, Parameters, Rules, Target};
+use crate::policy::{CheckedPath, Found, Mode, OwnEndpoint, Parameters, Rules, Target};
 
 /// What deciding looks at of a request.
 #[derive(Debug, Clone, Copy)]
@@ -50,10 +50,12 @@ pub struct Head<'r> {
 pub enum Verdict {
     /// Forward it with this permit.
     Forward(Permit),
-    /// Answer with the protected-resource metadata of this service.
-    Metadata { service: usize },
+    /// Answer with the protected-resource metadata of this service; whether it was asked for with a closing slash.
+    Metadata { service: usize, slash: bool },
     /// Take Logto's word, if it is Logto's.
     Webhook,
+    /// Answer at one of the gate's own endpoints; the app that the path names, where it names one.
+    Own { endpoint: OwnEndpoint, client: Option<String> },
 }
 
 /// A refusal, and what was known of the request by then.
@@ -98,7 +100,7 @@ pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize
     let (denial, service, identity) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?, refusal.identity.as_ref()?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     let claims = identity.claims();
     let client = Box::from(claims.client_id.as_deref()?);
@@ -111,7 +113,7 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     let (denial, service) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     let token = || bearer::token(head.headers, head.query).ok();
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
@@ -138,8 +140,11 @@ fn decide_on(
         Found::Nothing => return Err(Refusal::early(Denial::RouteUnknown, Some(index))),
     };
     let place = match target {
-        Target::Metadata(service) => return Ok(Verdict::Metadata { service }),
         Target::Webhook => return Ok(Verdict::Webhook),
+        Target::Metadata { service, slash } => return Ok(Verdict::Metadata { service, slash }),
+        Target::Own(endpoint) => {
+            return Ok(Verdict::Own { endpoint, client: parameters.first().map(|client| (*client).to_owned()) });
+        }
         Target::Route(route) => Place { service: index, route },
     };
     let route = &service.routes[place.route];

@@ -79,9 +79,12 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
     say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
     match verdict {
-        Ok(Verdict::Metadata { service }) => {
+        Ok(Verdict::Metadata { service, slash }) => {
             say!("decision   answered by the gate: protected-resource metadata, for everyone");
-            say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service])));
+            say!("{}", String::from_utf8_lossy(&oauth::document(&snapshot.policy, &snapshot.policy.services[service], slash)));
+        }
+        Ok(Verdict::Own { endpoint, .. }) => {
+            say!("decision   answered by the gate: {endpoint}, which asks for its own credentials where it needs them");
         }
         Ok(Verdict::Webhook) => say!("decision   answered by the gate: Logto's webhook, if its signature is right"),
         Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),

@@ -11,6 +11,7 @@ mod introspection;
 mod logto;
 mod rate;
 mod read;
+mod registration;
 mod revocation;
 mod route;
 mod secret;
@@ -28,6 +29,7 @@ pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
+pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
 pub use revocation::Revocations;
 pub use route::{Access, Mode, Route};
 pub use secret::Secret;
@@ -91,6 +93,9 @@ pub struct Config {
     /// Logto's Management API: credentials, and what the tenant should hold.
     #[serde(default)]
     pub logto: Option<Logto>,
+    /// Agents may register themselves (RFC 7591). Off without this key.
+    #[serde(default)]
+    pub registration: Option<Registration>,
 }
 
 /// An issuer with everything that can be said of it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use url::Url;
 
 /// Connections are not used again after this: common servers close theirs after 5 s, and a question sent into one that
@@ -58,16 +59,27 @@ impl Documents {
         Err(failure)
     }
 
+    /// Asks for the metadata documents in turn: the first that is this issuer's, whole.
+    pub async fn document(&self, urls: &[String], issuer: &str) -> Result<Map<String, Value>, String> {
+        let mut failure = "nowhere to look for the metadata".to_owned();
+        for url in urls {
+            match self.body_at(url).await.and_then(|body| Ok((parsed(&body, issuer)?, body))) {
+                Ok((_, body)) => return serde_json::from_slice(&body).map_err(|error| format!("the metadata is no metadata: {error}")),
+                Err(reason) if failure.starts_with("nowhere") => failure = reason,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+
     async fn metadata_at(&self, url: &str, issuer: &str) -> Result<Metadata, String> {
+        parsed(&self.body_at(url).await?, issuer)
+    }
+
+    async fn body_at(&self, url: &str) -> Result<Vec<u8>, String> {
         let response = self.client.get(url).header("accept", "application/json").send().await;
         let response = response.map_err(|error| describe("the metadata", &error))?;
-        let body = self.body("the metadata", response).await?;
-        let metadata: Metadata = serde_json::from_slice(&body).map_err(|error| format!("the metadata is no metadata: {error}"))?;
-        match metadata.issuer == issuer {
-            true => Ok(metadata),
-            // RFC 8414 §3.3: such a document MUST NOT be used.
-            false => Err(format!("the metadata is of another issuer: {}", metadata.issuer.escape_debug())),
-        }
+        self.body("the metadata", response).await
     }
 
     /// The body of a good answer.
@@ -88,6 +100,15 @@ impl Documents {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
+    }
+}
+
+fn parsed(body: &[u8], issuer: &str) -> Result<Metadata, String> {
+    let metadata: Metadata = serde_json::from_slice(body).map_err(|error| format!("the metadata is no metadata: {error}"))?;
+    match metadata.issuer == issuer {
+        true => Ok(metadata),
+        // RFC 8414 §3.3: such a document MUST NOT be used.
+        false => Err(format!("the metadata is of another issuer: {}", metadata.issuer.escape_debug())),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::client::ManagementApi;
 use super::error::LogtoError;
-use super::model::{Application, ConsentScopes, NewApplication};
+use super::model::{Application, ConsentScopes, NewApplication, REGISTERED};
 use super::plan::{APPLIED, Actual, Known, Plan, kind_of};
 use super::step::Step;
 use crate::policy::{ScopeOf, Tenant};
@@ -28,6 +28,10 @@ impl ManagementApi {
             }
         }
         for application in self.third_party_applications().await? {
+            // An app that an agent registered may have any name, and must not get what another of that name is to have.
+            if application.mark(REGISTERED).is_some() {
+                continue;
+            }
             let named = tenant.third_party_apps.iter().any(|wanted| wanted.name == application.name);
             if named || application.mark(APPLIED).is_some() {
                 let consented = self.consent_scopes(&application.id).await?;

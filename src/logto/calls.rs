@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::form_urlencoded::byte_serialize;
 use uuid::Uuid;
 
@@ -165,6 +165,30 @@ impl ManagementApi {
         let metadata = ClientMetadata { redirect_uris: uris.to_vec(), ..application.oidc_client_metadata.clone() };
         let body = json!({ "oidcClientMetadata": metadata });
         self.patch(&format!("/applications/{}", segment(&application.id)), &body).await
+    }
+
+    /// Replaces what is kept beside an application: what it is then, in Logto's own words.
+    pub async fn set_custom_data(&self, id: &str, data: &Map<String, Value>) -> Result<Application, LogtoError> {
+        self.patch_application(id, &json!({ "customData": data })).await
+    }
+
+    async fn patch_application(&self, id: &str, body: &Value) -> Result<Application, LogtoError> {
+        let path = format!("/applications/{}", segment(id));
+        let answer = self.call(Method::PATCH, &path, Some(body)).await?;
+        answer.json(&format!("PATCH /api{path}")).map_err(|failure| failure.error)
+    }
+
+    /// Gives an application another name, other redirect URIs and more in our mark; what it is then.
+    pub async fn replace_application(
+        &self,
+        application: &Application,
+        name: &str,
+        redirect_uris: &[String],
+        marks: &Map<String, Value>,
+    ) -> Result<Application, LogtoError> {
+        let metadata = ClientMetadata { redirect_uris: redirect_uris.to_vec(), ..application.oidc_client_metadata.clone() };
+        let body = json!({ "name": name, "oidcClientMetadata": metadata, "customData": application.marked(marks.clone()) });
+        self.patch_application(&application.id, &body).await
     }
 
     pub async fn delete_application(&self, id: &str) -> Result<(), LogtoError> {

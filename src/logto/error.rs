@@ -42,6 +42,11 @@ impl LogtoError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
+    /// A 422 that says that a scope is no more.
+    pub fn is_unknown_scope(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "application.user_consent_scopes_not_found")
+    }
+
     /// A 422 that says that what should be made is there already.
     pub(super) fn is_conflict(&self) -> bool {
         const CODES: [&str; 4] = ["resource.resource_identifier_in_use", "scope.name_exists", "role.name_in_use", "role.scope_exists"];

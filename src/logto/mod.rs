@@ -18,6 +18,7 @@ mod webhook;
 pub use apply::Progress;
 pub use client::ManagementApi;
 pub use error::LogtoError;
+pub use model::REGISTERED;
 pub use model::{
     Application, ApplicationKind, ClientMetadata, ConsentScopes, ConsentedScopes, Grant, NewApplication, Resource, ResourceScopes, Role,
     Scope, Secrets, User,

@@ -97,7 +97,23 @@ pub struct ClientMetadata {
 /// The member of `customData` that is ours.
 pub(super) const MARK: &str = "wicketgate";
 
+/// The name in our mark that says that an agent registered the application itself, and when.
+pub const REGISTERED: &str = "registered";
+
 impl Application {
+    /// Its `customData` with more in our mark. What others keep there stays.
+    pub fn marked(&self, marks: Map<String, Value>) -> Map<String, Value> {
+        let mut data = self.custom_data.clone();
+        let known = data.entry(MARK).or_insert_with(|| Value::Object(Map::new()));
+        if !known.is_object() {
+            *known = Value::Object(Map::new());
+        }
+        if let Some(known) = known.as_object_mut() {
+            known.extend(marks);
+        }
+        data
+    }
+
     /// What stands in our mark under this name.
     pub fn mark(&self, name: &str) -> Option<&Value> {
         self.custom_data.get(MARK)?.get(name)
@@ -155,6 +171,14 @@ pub struct Secrets {
 pub struct ConsentedScopes {
     pub user_scopes: Vec<String>,
     pub resource_scopes: Vec<ResourceScopes>,
+}
+
+impl ConsentedScopes {
+    /// Whether all of these are among them.
+    pub fn has(&self, scopes: &ConsentScopes) -> bool {
+        let held = |id: &String| self.resource_scopes.iter().any(|held| held.scopes.iter().any(|scope| scope.id == *id));
+        scopes.resource_scopes.iter().all(held) && scopes.user_scopes.iter().all(|scope| self.user_scopes.contains(scope))
+    }
 }
 
 /// A resource and some of its scopes.

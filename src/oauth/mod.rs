@@ -3,6 +3,7 @@
 
 mod challenge;
 mod metadata;
+pub mod registration;
 
 pub use challenge::{challenge, required_scopes, scopes_to_request};
-pub use metadata::document;
+pub use metadata::{document, with_registration};

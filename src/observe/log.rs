@@ -55,7 +55,7 @@ pub fn start(log: &Log) -> Result<LogHandle, String> {
     Ok(LogHandle { filter: handle, dropped, _guard: guard })
 }
 
-/// The operator's level for our own lines, warnings of libraries, and the access log whatever the level.
+/// The operator's level for our own lines, warnings of libraries, and the access and audit logs whatever the level.
 fn targets(level: Level) -> Targets {
     let (own, others) = match level {
         Level::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
@@ -63,5 +63,9 @@ fn targets(level: Level) -> Targets {
         Level::Info => (LevelFilter::INFO, LevelFilter::WARN),
         Level::Debug => (LevelFilter::DEBUG, LevelFilter::INFO),
     };
-    Targets::new().with_default(others).with_target("wicketgate", own).with_target("access", LevelFilter::INFO)
+    Targets::new()
+        .with_default(others)
+        .with_target("wicketgate", own)
+        .with_target("access", LevelFilter::INFO)
+        .with_target("audit", LevelFilter::INFO)
 }

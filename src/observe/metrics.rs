@@ -48,6 +48,24 @@ impl IntrospectionMetrics {
     }
 }
 
+/// What is counted of client registration.
+#[derive(Debug, Clone)]
+pub struct RegistrationMetrics {
+    /// Apps that were made, changed or taken away.
+    pub changes: IntCounterVec,
+    /// Apps that there were at the last look.
+    pub apps: IntGauge,
+}
+
+impl RegistrationMetrics {
+    fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            changes: make.counters("registrations_total", "Apps of agents that were made, changed or taken away.", &["change"])?,
+            apps: make.gauge("registered_apps", "Apps of agents that there were at the last look.")?,
+        })
+    }
+}
+
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -66,6 +84,7 @@ pub struct Metrics {
     pub introspection: IntrospectionMetrics,
     pub consents: ConsentMetrics,
     pub revocations: RevocationMetrics,
+    pub registration: RegistrationMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -121,6 +140,7 @@ impl Metrics {
             introspection: IntrospectionMetrics::new(&make)?,
             consents: ConsentMetrics::new(&make)?,
             revocations: RevocationMetrics::new(&make)?,
+            registration: RegistrationMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",

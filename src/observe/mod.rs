@@ -17,5 +17,5 @@ pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as
 pub use consent_metrics::ConsentMetrics;
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
-pub use metrics::{IntrospectionMetrics, Metrics};
+pub use metrics::{IntrospectionMetrics, Metrics, RegistrationMetrics};
 pub use record::{CLIENT_GONE, Observer, Outcome, Record};

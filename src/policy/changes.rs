@@ -145,6 +145,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         state,
         logto,
         revocations,
+        registration,
         warnings: _,
     } = new;
     let compared = [
@@ -170,6 +171,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
             logto.as_ref().map(|logto| &logto.tenant) != old.logto.as_ref().map(|logto| &logto.tenant),
         ),
         ("state", (state.keys, &state.redis) != (old.state.keys, &old.state.redis)),
+        ("registration", *registration != old.registration),
     ];
     let named = compared.iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed"));
     parts.extend(named);

@@ -11,7 +11,7 @@ use super::compile_audit;
 use super::compile_issuer::{self, Issuers};
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
-use super::{compile_consent, compile_logto, compile_rate, compile_service, compile_webhook};
+use super::{Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_webhook};
 use crate::config::{self, Config, Fault, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -77,7 +77,8 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     let mut services = compile_service::all(c, config, &mut issuers, &everyones);
     let logto = compile_logto::compile(c, config, &services, &issuers.list);
     compile_consent::compile(c, config, &mut services, &issuers.list, logto.as_ref().map(|logto| &logto.access));
-    let (hosts, other_hosts) = sites(c, config, &mut services);
+    let registration = compile_registration::compile(c, config, &services, &issuers.list, logto.as_ref());
+    let (hosts, other_hosts) = sites(c, config, &mut services, registration.as_deref());
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
     let (listeners, admin) = addresses(c, config);
     let policy = Policy {
@@ -103,6 +104,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         logto,
         revocations: compile_webhook::revocations(c, &config.revocations),
         state: compile_rate::state(c, &config.state),
+        registration,
         warnings: Vec::new(),
         services,
     };
@@ -114,7 +116,12 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
 }
 
 /// Which services answer for which host, and the gate's own endpoints beside them.
-fn sites(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>) -> (HashMap<String, Site>, Site) {
+fn sites(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    services: &mut Vec<Service>,
+    registration: Option<&Registration>,
+) -> (HashMap<String, Site>, Site) {
     let operators = services.len();
     let named: BTreeSet<String> = config.services.iter().flat_map(|service| &service.hosts).map(|host| host.to_ascii_lowercase()).collect();
     let mut hosts = HashMap::new();
@@ -125,17 +132,23 @@ fn sites(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>) -> 
                 members.push(i);
             }
         }
-        hosts.insert(host.clone(), site(c, config, services, &members));
+        hosts.insert(host.clone(), site(c, config, services, &members, registration));
     }
     let everywhere: Vec<usize> = (0..operators).filter(|i| config.services[*i].hosts.is_empty()).collect();
     let other_hosts = match everywhere.is_empty() {
         true => Site::default(),
-        false => site(c, config, services, &everywhere),
+        false => site(c, config, services, &everywhere, registration),
     };
     (hosts, other_hosts)
 }
 
-fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, members: &[usize]) -> Site {
+fn site(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    services: &mut Vec<Service>,
+    members: &[usize],
+    registration: Option<&Registration>,
+) -> Site {
     let mut prefixes: Vec<(String, usize)> = Vec::new();
     for &i in members {
         let prefix = &services[i].prefix;
@@ -155,31 +168,34 @@ fn site(c: &mut Compiler<'_>, config: &Config, services: &mut Vec<Service>, memb
         if alone {
             places.push((String::new(), false));
         }
-        for (below, must) in places {
-            let key = own_key(&below);
+        // A client that was told of the resource with a closing slash asks with one (RFC 9728 §3.1).
+        let places = places.into_iter().flat_map(|(below, must)| [(below.clone(), false, must), (below, true, must)]);
+        for (below, slash, must) in places {
+            let key = own_key(&below, slash);
             match taken.iter().find(|(other, _)| *other == key) {
-                Some((_, other)) if must && *other != i => {
+                Some((_, other)) if must && !slash && *other != i => {
                     let reason = format!("its metadata document would stand where that of service '{}' stands", services[*other].name);
                     let cure = "give it a path in resource: or public_url:, or its own hosts:";
                     c.fault(trail(&[&"services", &i, &"resource"]), &services[i].audiences[0], reason, cure);
                 }
                 Some(_) => {}
                 None => {
-                    let _ = tree.insert(&key, Target::Metadata(i));
+                    let _ = tree.insert(&key, Target::Metadata { service: i, slash });
                     taken.push((key, i));
                 }
             }
         }
     }
-    let mut endpoints = vec![(METADATA_PREFIX, tree)];
+    let own = services.len();
+    let further = registration.map(|registration| compile_registration::insert(&mut tree, registration));
+    services.push(Service::own(METADATA_PREFIX, tree));
+    prefixes.push((METADATA_PREFIX.to_owned(), own));
+    prefixes.extend(further.into_iter().flatten().map(|prefix| (prefix, own)));
     if let Some(path) = compile_webhook::path(config) {
         let mut tree = Tree::default();
         let _ = tree.insert(&literal_key(path, vec![http::Method::POST]), Target::Webhook);
-        endpoints.push((path, tree));
-    }
-    for (prefix, tree) in endpoints {
-        prefixes.push((prefix.to_owned(), services.len()));
-        services.push(Service::own(prefix, tree));
+        prefixes.push((path.to_owned(), services.len()));
+        services.push(Service::own(path, tree));
     }
     Site::new(prefixes)
 }
@@ -189,8 +205,8 @@ fn metadata_path(service: &Service) -> String {
     service.metadata_url.split_once(METADATA_PREFIX).map(|(_, below)| below.to_owned()).unwrap_or_default()
 }
 
-fn own_key(below: &str) -> RouteKey {
-    literal_key(&format!("{METADATA_PREFIX}{below}"), vec![http::Method::GET, http::Method::OPTIONS])
+fn own_key(below: &str, slash: bool) -> RouteKey {
+    RouteKey { slash, ..literal_key(&format!("{METADATA_PREFIX}{below}"), vec![http::Method::GET, http::Method::OPTIONS]) }
 }
 
 fn literal_key(path: &str, methods: Vec<http::Method>) -> RouteKey {

@@ -198,14 +198,15 @@ fn add(c: &mut Compiler<'_>, resource: &mut TenantResource, written: &config::Se
     }
 }
 
-struct ScopesOfServices<'a> {
-    config: &'a Config,
-    resources: &'a [TenantResource],
+/// Where scopes are found by their names.
+pub(super) struct ScopesOfServices<'a> {
+    pub config: &'a Config,
+    pub resources: &'a [TenantResource],
 }
 
 impl ScopesOfServices<'_> {
     /// The scopes behind names. A service with several resources has its scopes in each of them.
-    fn find(&self, c: &mut Compiler<'_>, written: &ScopeNames, at: &Trail) -> Vec<ScopeOf> {
+    pub fn find(&self, c: &mut Compiler<'_>, written: &ScopeNames, at: &Trail) -> Vec<ScopeOf> {
         let mut found = Vec::new();
         match written {
             ScopeNames::Names(names) => {

@@ -11,6 +11,7 @@ use super::compile::{Compiler, METADATA_PREFIX, at_least, trail};
 use super::compile_introspection;
 use super::compile_issuer::{self, Issuers};
 use super::compile_rate;
+use super::compile_registration::own_prefixes;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::scope::{ScopeRule, is_scope_token};
@@ -58,8 +59,8 @@ pub fn all(c: &mut Compiler<'_>, config: &Config, issuers: &mut Issuers, everyon
 fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dyn Fn(&str) -> Trail) -> Service {
     name(c, &service.name, at("name"));
     hosts(c, &service.hosts, at);
-    let prefix = prefix(c, &service.path, at("path"));
-    let audiences = audiences(c, &service.resource.0, at);
+    let prefix = prefix(c, config, &service.path, at("path"));
+    let audiences = published_first(audiences(c, &service.resource.0, at), service.public_url.as_deref());
     let metadata_url = metadata_url(c, service, &audiences, at);
     let upstream = upstream(c, &service.upstream, at("upstream"));
     let identity = identity(c, service, at);
@@ -139,19 +140,19 @@ fn hosts(c: &mut Compiler<'_>, hosts: &[String], at: &dyn Fn(&str) -> Trail) {
     }
 }
 
-fn prefix(c: &mut Compiler<'_>, path: &str, at: Trail) -> String {
+fn prefix(c: &mut Compiler<'_>, config: &Config, path: &str, at: Trail) -> String {
     let trimmed = path.strip_suffix('/').unwrap_or(path);
     let good = CheckedPath::new(path).is_ok() && path.starts_with('/') && !path.contains(['%', '{', '*']);
     if !good {
         c.fault(at, path, "no path prefix", "write whole segments, as in /mcp");
-    } else if below_metadata(trimmed) {
-        c.fault(at, path, "the gate's own metadata documents stand there", "choose another prefix");
+    } else if own_prefixes(config).iter().any(|own| is_below(trimmed, own)) {
+        c.fault(at, path, "the gate's own endpoints stand there", "choose another prefix");
     }
     trimmed.to_owned()
 }
 
-fn below_metadata(path: &str) -> bool {
-    path.strip_prefix(METADATA_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn audiences(c: &mut Compiler<'_>, texts: &[String], at: &dyn Fn(&str) -> Trail) -> Vec<String> {
@@ -166,6 +167,15 @@ fn audiences(c: &mut Compiler<'_>, texts: &[String], at: &dyn Fn(&str) -> Trail)
     texts.to_vec()
 }
 
+/// The first is the one that is published: that which is also the address that clients use, if one is (RFC 9728 §3.3 has
+/// them compare the two).
+fn published_first(mut audiences: Vec<String>, public_url: Option<&str>) -> Vec<String> {
+    if let Some(same) = audiences.iter().position(|audience| Some(audience.as_str()) == public_url) {
+        audiences[..=same].rotate_right(1);
+    }
+    audiences
+}
+
 /// Host, well-known prefix, then the path of the resource (RFC 9728 §3.1). Built from the configuration alone.
 fn metadata_url(c: &mut Compiler<'_>, service: &config::Service, audiences: &[String], at: &dyn Fn(&str) -> Trail) -> String {
     let (text, place) = match &service.public_url {
@@ -175,6 +185,12 @@ fn metadata_url(c: &mut Compiler<'_>, service: &config::Service, audiences: &[St
     let web = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
     match web {
         Some(url) if url.query().is_none() && url.fragment().is_none() => {
+            if service.public_url.as_deref().is_some_and(|public| !audiences.iter().any(|audience| audience == public)) {
+                c.warnings.push(format!(
+                    "{}: no resource is {text}, so that a client which compares the two (RFC 9728 §3.3) takes the metadata for another's; give the API resource in Logto this indicator where that can be",
+                    service.name
+                ));
+            }
             format!("{}{METADATA_PREFIX}{}", url.origin().ascii_serialization(), url.path().trim_end_matches('/'))
         }
         _ if service.public_url.is_some() => {
@@ -245,8 +261,8 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
         let cure = format!("begin it with {} or move it to another service", service.prefix);
         return c.fault(at, text, "this route lies outside the path of its service", cure);
     }
-    if key.is_below(METADATA_PREFIX) {
-        return c.fault(at, text, "this route would shadow the gate's own metadata document", "take it out: the gate answers there");
+    if own_prefixes(config).iter().any(|own| key.is_below(own)) {
+        return c.fault(at, text, "this route would shadow the gate's own endpoint", "take it out: the gate answers there");
     }
     let requirement = requirement(c, written, &key, &at);
     let timeout = match written.timeout {
@@ -268,7 +284,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");
         }
-        Err(Target::Metadata(_) | Target::Webhook) => {}
+        Err(Target::Metadata { .. } | Target::Webhook | Target::Own(_)) => {}
     }
 }
 

@@ -12,6 +12,7 @@ mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
 mod compile_rate;
+mod compile_registration;
 mod compile_service;
 mod compile_webhook;
 mod consent;
@@ -20,6 +21,7 @@ mod introspection;
 mod managed;
 mod path;
 mod rate;
+mod registration;
 mod revocation;
 mod route_key;
 mod scope;
@@ -46,13 +48,14 @@ pub use introspection::{EndpointSource, Introspection};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
+pub use registration::{OwnEndpoint, RedirectRules, Registration};
 pub use revocation::{REVOKED_LIFT_WINDOW_MS, Revocations};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
-pub use crate::config::{AppKind, ClientAuth, Keys, Log, LogFormat, Mode, RoleKind, Secret};
+pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -84,6 +87,7 @@ pub struct Policy {
     pub state: State,
     pub logto: Option<Logto>,
     pub revocations: Revocations,
+    pub registration: Option<Arc<Registration>>,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
 }
@@ -180,10 +184,12 @@ pub struct Upstream {
 pub enum Target {
     /// Index into the service's routes.
     Route(usize),
-    /// The protected-resource metadata of a service.
-    Metadata(usize),
     /// Where Logto tells of suspended and deleted users.
     Webhook,
+    /// The protected-resource metadata of a service; whether it was asked for with a closing slash.
+    Metadata { service: usize, slash: bool },
+    /// Client registration and what belongs to it.
+    Own(OwnEndpoint),
 }
 
 #[derive(Debug)]

@@ -7,13 +7,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::upstream::Upstreams;
-use crate::access::{Remembered, Said, Snapshot};
+use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
 use crate::observe::{AdminView, Health, Metrics, Observer};
 use crate::policy::Policy;
 use crate::rate::Rates;
+use crate::registration::Registrar;
 use crate::revocation::Revocations;
 use crate::state::Shared;
 
@@ -36,6 +37,7 @@ pub struct Gate {
     pub revocations: Arc<Revocations>,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
+    pub registrar: Registrar,
     pub observer: Arc<Observer>,
     pub health: Health,
     /// The gate's own name in `Via`, by which it knows a request that comes back.
@@ -49,6 +51,8 @@ impl Gate {
         introspector.adopt(introspector.prepare(&policy)?);
         let consents = ConsentDesk::new(observer.metrics.consents.clone());
         consents.adopt(consents.prepare(&policy)?);
+        let registrar = Registrar::new(observer.metrics.registration.clone());
+        registrar.adopt(registrar.prepare(&policy)?);
         keys.adopt(&policy)?;
         let shared = Shared::follow(None, &policy)?;
         let revocations = Arc::new(Revocations::new(&policy));
@@ -77,6 +81,7 @@ impl Gate {
             revocations,
             shared: ArcSwapOption::new(shared),
             rates,
+            registrar,
             observer,
             health: Health::default(),
             via: format!("wicketgate-{}", &instance[instance.len() - 12..]),
@@ -101,12 +106,14 @@ impl Gate {
             false => Some(Upstreams::new(&policy.timeouts)?),
         };
         let askers = self.introspector.prepare(&policy)?;
+        let office = self.registrar.prepare(&policy)?;
         let consents = self.consents.prepare(&policy)?;
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
         self.consents.adopt(consents);
+        self.registrar.adopt(office);
         // Before the policy that asks for records, so that none finds no place.
         if let Some(place) = audit {
             self.observer.audit.turn_to(place)?;
@@ -151,6 +158,18 @@ impl Gate {
     /// Asks the issuer about an opaque token, or takes what it said before.
     pub async fn introspect(&self, snapshot: &Snapshot, service: usize, token: &str) -> Said {
         self.introspector.ask(&snapshot.policy, service, token).await
+    }
+
+    /// Notes whose token was good, so that a registered app counts as used.
+    pub fn note_client(&self, verdict: &Result<Verdict, Box<Refusal>>) {
+        let identity = match verdict {
+            Ok(Verdict::Forward(permit)) => permit.identity(),
+            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
+            Err(refusal) => refusal.identity.as_ref(),
+        };
+        if let Some(client) = identity.and_then(|identity| identity.claims().client_id.as_deref()) {
+            self.registrar.saw(client);
+        }
     }
 
     /// Takes keys into the snapshot whenever they change, for as long as the gate lives.

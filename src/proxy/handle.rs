@@ -21,6 +21,7 @@ use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::failure::Failure;
 use super::gate::Gate;
 use super::limit::limit;
+use super::own;
 use super::respond::{self, Asked};
 use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
@@ -80,11 +81,17 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
     };
     let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
+    gate.note_client(&verdict);
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
-        Ok(Verdict::Metadata { service }) => {
+        Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
-            return finish(respond::metadata(&snapshot.policy, service, &method, &asked), record);
+            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, &asked), record);
+        }
+        Ok(Verdict::Own { endpoint, client }) => {
+            let (response, ended) = own::answer(&gate, &snapshot, (endpoint, client), request, &asked, peer.address).await;
+            (record.outcome, record.reason, record.detail) = ended;
+            return finish(response, record);
         }
         Ok(Verdict::Webhook) => {
             record.outcome = Outcome::Own;
@@ -204,7 +211,7 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
     let denial = match verdict {
         Err(refusal) => &refusal.denial,
         Ok(Verdict::Forward(permit)) => permit.reported()?,
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
 }

@@ -8,6 +8,7 @@ mod framing;
 mod gate;
 mod handle;
 mod limit;
+mod own;
 mod respond;
 mod rewrite;
 mod screen;

@@ -1,8 +1,8 @@
 //! Step 13. The gate's own answers: problem details (RFC 9457), or the same as a gRPC status.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
-    CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use serde_json::json;
@@ -48,7 +48,12 @@ pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response
     }
     let mut response = answer(row.status, row.title, &problem, asked);
     if let Some(challenge) = oauth::challenge(policy, refusal) {
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        let headers = response.headers_mut();
+        headers.insert(WWW_AUTHENTICATE, challenge);
+        // An agent in a browser must read the challenge to go on. It says nothing that anyone could not ask for himself, and
+        // a browser shows it for `*` only when no cookie was sent.
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("WWW-Authenticate, X-Request-Id"));
     }
     if let Denial::MethodUnknown { allow } = &refusal.denial
         && let Ok(allow) = HeaderValue::try_from(allow.as_str())
@@ -126,11 +131,11 @@ pub fn last_hop(asked: &Asked<'_>) -> Response<ResponseBody> {
 }
 
 /// A service's metadata document, for anyone and from any origin: it holds nothing that is not public.
-pub fn metadata(policy: &Policy, service: usize, method: &Method, asked: &Asked<'_>) -> Response<ResponseBody> {
+pub fn metadata(policy: &Policy, (service, slash): (usize, bool), method: &Method, asked: &Asked<'_>) -> Response<ResponseBody> {
     let preflight = *method == Method::OPTIONS;
     let body = match preflight {
         true => Vec::new(),
-        false => oauth::document(policy, &policy.services[service]),
+        false => oauth::document(policy, &policy.services[service], slash),
     };
     let mut response = Response::new(ResponseBody::own(body));
     *response.status_mut() = if preflight { StatusCode::NO_CONTENT } else { StatusCode::OK };
