@@ -27,7 +27,7 @@ pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use revocation::Revocations;
-pub use route::{Access, Mode, Route};
+pub use route::{Access, Mode, Route, Streams};
 pub use secret::Secret;
 use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};

@@ -28,6 +28,7 @@ pub struct Route {
     pub clients: Vec<String>,
     pub timeout: Option<Span>,
     pub mode: Mode,
+    pub streams: Streams,
     pub rate_limit: Vec<RateLimit>,
 }
 
@@ -39,6 +40,16 @@ pub enum Mode {
     Enforce,
     /// A request that the rules refuse is recorded as such and let through without an identity that was not verified.
     Report,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    /// A stream ends when its token counts no more.
+    #[default]
+    End,
+    /// A stream goes on until one of its sides ends it.
+    Keep,
 }
 
 /// The long form of a route.
@@ -69,6 +80,9 @@ pub struct RouteKeys {
     /// `report` decides and records, but lets the request through.
     #[serde(default)]
     mode: Option<Mode>,
+    /// `keep` lets WebSockets, server-sent events and gRPC streams go on when their token has expired or was revoked.
+    #[serde(default)]
+    streams: Option<Streams>,
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
@@ -161,7 +175,15 @@ impl Route {
             "authenticated" => Access::Authenticated,
             scope => Access::All(vec![scope.to_owned()]),
         };
-        Ok(Self { access, claims: Vec::new(), clients: Vec::new(), timeout: None, mode: Mode::Enforce, rate_limit: Vec::new() })
+        Ok(Self {
+            access,
+            claims: Vec::new(),
+            clients: Vec::new(),
+            timeout: None,
+            mode: Mode::Enforce,
+            streams: Streams::End,
+            rate_limit: Vec::new(),
+        })
     }
 
     fn long(keys: RouteKeys) -> Result<Self, String> {
@@ -174,14 +196,22 @@ impl Route {
             return Err("a public route with claims or clients, which need a token; write access: authenticated".to_owned());
         }
         let rate_limit = keys.rate_limit.map(|limits| limits.0).unwrap_or_default();
-        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default(), rate_limit })
+        Ok(Self {
+            access,
+            claims,
+            clients,
+            timeout: keys.timeout,
+            mode: keys.mode.unwrap_or_default(),
+            streams: keys.streams.unwrap_or_default(),
+            rate_limit,
+        })
     }
 }
 
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, rate_limit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, streams, rate_limit",
     Route::short,
     Route::long
 );
