@@ -124,14 +124,14 @@ impl Revocations {
 
     /// The end of a suspension.
     pub async fn unsuspend(&self, issuer: Option<&str>, subject: &str, at_ms: i64) -> Result<(), Away> {
-        let id = self.of_webhook(issuer, subject, 0).id();
-        let held = self.list().into_iter().find(|entry| entry.id() == id);
+        let like = self.of_webhook(issuer, subject, 0);
+        let held = self.revoked.same(&like);
         self.note_lifted(subject, at_ms);
         // A suspension that is younger stays.
         if held.is_some_and(|held| held.revoked_at > at_ms.div_euclid(1000)) {
             return Ok(());
         }
-        self.lift(&id).await.map(drop)
+        self.lift(&like.id()).await.map(drop)
     }
 
     /// Whether a webhook of this signature was taken. Only who knows the key can make one, so that they are few.

@@ -2,6 +2,7 @@
 //! to begin anew, reads all keys, and adds what it took while nobody could be told. What was lifted meanwhile is a key, too,
 //! so that nobody brings it back.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -74,14 +75,14 @@ pub async fn follow(revocations: Weak<Revocations>, shared: Arc<Shared>) {
 
 async fn catch_up(revocations: &Revocations, shared: &Shared) -> Result<(), Away> {
     let mine = revocations.list();
-    let mut known = Vec::new();
+    let mut known = HashSet::new();
     for text in shared.values(KEYS).await? {
         if let Ok(revocation) = serde_json::from_str::<Revocation>(&text) {
-            known.push(revocation.id());
+            known.insert(revocation.id());
             take(revocations, revocation);
         }
     }
-    let lifted = shared.values(LIFTED).await?;
+    let lifted: HashSet<String> = shared.values(LIFTED).await?.into_iter().collect();
     for revocation in &mine {
         let id = revocation.id();
         // One that was taken since the server was lost is younger than what it remembers.
