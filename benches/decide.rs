@@ -10,7 +10,9 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
-use wicketgate::access::{Consents, Head, Held, Known, Question, Remembered, Snapshot, Word, decide};
+use wicketgate::access::{
+    Consents, Head, Held, Known, Question, Remembered, Revocation, Revoked, RevokedBy, Revokes, Snapshot, Word, decide,
+};
 use wicketgate::clock;
 use wicketgate::config::Document;
 use wicketgate::demo::issuer::{Issuer, Resource, Settings, SigningAlgorithm, TokenRequest};
@@ -87,6 +89,7 @@ fn cases(c: &mut Criterion) {
         });
     }
     live_consent(c, &runtime, &issuer, &headers(&token(&issuer)), now);
+    revocations(c, &runtime, &issuer, &headers(&token(&issuer)), now);
     for algorithm in SigningAlgorithm::ALL {
         issuer.rotate(algorithm);
         let snapshot = runtime.block_on(snapshot(&issuer, 10, 0));
@@ -114,6 +117,21 @@ fn live_consent(c: &mut Criterion, runtime: &tokio::runtime::Runtime, issuer: &I
     let snapshot = runtime.block_on(snapshot_of(issuer, &text, 1000)).with_consents(vec![Some(consents)]);
     assert!(ask(&snapshot, "/forecast/oslo", good, now));
     c.bench_function("remembered token with live consent, 10 routes", |b| b.iter(|| ask(&snapshot, "/forecast/oslo", good, now)));
+}
+
+/// The same remembered token where much is revoked, and nothing of its own.
+fn revocations(c: &mut Criterion, runtime: &tokio::runtime::Runtime, issuer: &Issuer, good: &HeaderMap, now: i64) {
+    const COUNT: usize = 100_000;
+    let revoked = Arc::new(Revoked::default());
+    for i in 0..COUNT {
+        let revokes = Revokes::Subject(format!("user{i}"));
+        let entry =
+            Revocation { revokes, by: RevokedBy::Operator, issuer: None, revoked_at: now, later_too: false, expires_at: now + 3600 };
+        assert_eq!(revoked.put(entry, now, COUNT), Ok(true));
+    }
+    let snapshot = runtime.block_on(snapshot(issuer, 10, 1000)).with_revoked(revoked);
+    assert!(ask(&snapshot, "/forecast/oslo", good, now));
+    c.bench_function("remembered token with 100,000 revocations, 10 routes", |b| b.iter(|| ask(&snapshot, "/forecast/oslo", good, now)));
 }
 
 criterion_group!(benches, cases);

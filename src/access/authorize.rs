@@ -110,17 +110,24 @@ pub(super) fn authorize(
             return Err(Denial::ClientRefused);
         }
     }
-    let &Circumstances { snapshot, told, now } = circumstances;
-    let (policy, service) = (&snapshot.policy, &snapshot.policy.services[place.service]);
-    let headers = Some(identity_headers(policy, service, identity)?);
-    let ask_soon = match &service.consent {
-        None => None,
-        Some(settings) => {
-            let consents = snapshot.consents.get(place.service).and_then(Option::as_deref);
-            Check { settings, consents, told, service, scopes: &rules.scopes, claims, now }.decide()?
-        }
-    };
+    let policy = &circumstances.snapshot.policy;
+    let headers = Some(identity_headers(policy, &policy.services[place.service], identity)?);
+    let ask_soon = consent(circumstances, place.service, rules, identity)?;
     Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None, ask_soon })
+}
+
+/// Whether the user's consent stands, where that is asked for; and what is worth asking again soon.
+pub(super) fn consent(
+    circumstances: &Circumstances<'_>,
+    index: usize,
+    rules: &Rules,
+    identity: &Identity,
+) -> Result<Option<Question>, Denial> {
+    let &Circumstances { snapshot, told, now } = circumstances;
+    let service = &snapshot.policy.services[index];
+    let Some(settings) = &service.consent else { return Ok(None) };
+    let consents = snapshot.consents.get(index).and_then(Option::as_deref);
+    Check { settings, consents, told, service, scopes: &rules.scopes, claims: identity.claims(), now }.decide()
 }
 
 fn identity_headers(policy: &Policy, service: &Service, identity: &Identity) -> Result<Arc<Prepared>, Denial> {

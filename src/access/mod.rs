@@ -102,10 +102,34 @@ pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
         Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
+    question(denial, identity).map(|question| (service, question))
+}
+
+/// What a refusal waits for, if it is the answer to a question.
+pub fn question(denial: &Denial, identity: &Identity) -> Option<Question> {
     let claims = identity.claims();
     let client = Box::from(claims.client_id.as_deref()?);
     let subject = if *denial == consent::UNASKED_GRANTS { Some(claims.subject.as_str().into()) } else { None };
-    (subject.is_some() || *denial == consent::UNASKED_APP).then_some((service, Question { subject, client }))
+    (subject.is_some() || *denial == consent::UNASKED_APP).then_some(Question { subject, client })
+}
+
+/// Whether the token of an open stream still counts on the route that it was opened on: its dates, whether it was
+/// revoked, and its user's consent. What it says of itself cannot change.
+pub fn still(
+    snapshot: &Snapshot,
+    service: usize,
+    route: usize,
+    identity: &Identity,
+    told: &ConsentTold,
+    now: UnixSeconds,
+) -> Result<Option<Question>, Denial> {
+    let claims = identity.claims();
+    claims.check_dates(now, snapshot.policy.leeway)?;
+    snapshot.revoked.check(claims, now)?;
+    match authorize::rules(&snapshot.policy.services[service].routes[route].requirement) {
+        Some(rules) => authorize::consent(&Circumstances { snapshot, told, now }, service, rules, identity),
+        None => Ok(None),
+    }
 }
 
 /// The service and the token that the issuer must be asked about before this verdict can be another.

@@ -168,11 +168,12 @@ impl Revoked {
             known.later_too |= new.later_too;
             return Ok(*known != before);
         }
-        if self.count.load(Ordering::Acquire) >= count_max {
+        let mut count = self.count.load(Ordering::Acquire);
+        if count >= count_max {
             tables.retain(|entry| now < entry.expires_at);
+            count = tables.all().count();
+            self.count.store(count, Ordering::Release);
         }
-        let count = tables.all().count();
-        self.count.store(count, Ordering::Release);
         if count >= count_max {
             return Err(Full);
         }
@@ -180,6 +181,11 @@ impl Revoked {
         tables.of(&new.revokes).entry(key).or_default().push(new);
         self.count.store(count + 1, Ordering::Release);
         Ok(true)
+    }
+
+    /// The one that is there of this name.
+    pub fn same(&self, like: &Revocation) -> Option<Revocation> {
+        self.write().of(&like.revokes).get(like.key())?.iter().find(|entry| entry.is_same(like)).cloned()
     }
 
     /// Takes one away.

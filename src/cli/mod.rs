@@ -256,8 +256,9 @@ fn summary(policy: &Policy) -> String {
         }
         let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
         for route in &service.routes {
+            let streams = if route.streams == crate::policy::Streams::Keep { "  (streams outlive their token)" } else { "" };
             let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
-            text.push_str(&format!("  {:width$}  {}{report}\n", route.key, route.requirement));
+            text.push_str(&format!("  {:width$}  {}{report}{streams}\n", route.key, route.requirement));
             for limit in &route.rate_limits.list {
                 text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
             }

@@ -31,7 +31,7 @@ pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
 pub use revocation::Revocations;
-pub use route::{Access, Mode, Route};
+pub use route::{Access, Mode, Route, Streams};
 pub use secret::Secret;
 use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};

@@ -29,6 +29,7 @@ pub struct Route {
     pub clients: Vec<String>,
     pub timeout: Option<Span>,
     pub mode: Mode,
+    pub streams: Streams,
     pub rate_limit: Vec<RateLimit>,
     pub audit: Option<RouteAudit>,
 }
@@ -41,6 +42,16 @@ pub enum Mode {
     Enforce,
     /// A request that the rules refuse is recorded as such and let through without an identity that was not verified.
     Report,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    /// A stream ends when its token counts no more.
+    #[default]
+    End,
+    /// A stream goes on until one of its sides ends it.
+    Keep,
 }
 
 /// The long form of a route.
@@ -71,6 +82,9 @@ pub struct RouteKeys {
     /// `report` decides and records, but lets the request through.
     #[serde(default)]
     mode: Option<Mode>,
+    /// `keep` lets WebSockets, server-sent events and gRPC streams go on when their token has expired or was revoked.
+    #[serde(default)]
+    streams: Option<Streams>,
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
@@ -172,6 +186,7 @@ impl Route {
             clients: Vec::new(),
             timeout: None,
             mode: Mode::Enforce,
+            streams: Streams::End,
             rate_limit: Vec::new(),
             audit: None,
         })
@@ -187,14 +202,23 @@ impl Route {
             return Err("a public route with claims or clients, which need a token; write access: authenticated".to_owned());
         }
         let rate_limit = keys.rate_limit.map(|limits| limits.0).unwrap_or_default();
-        Ok(Self { access, claims, clients, timeout: keys.timeout, mode: keys.mode.unwrap_or_default(), rate_limit, audit: keys.audit })
+        Ok(Self {
+            access,
+            claims,
+            clients,
+            timeout: keys.timeout,
+            mode: keys.mode.unwrap_or_default(),
+            streams: keys.streams.unwrap_or_default(),
+            rate_limit,
+            audit: keys.audit,
+        })
     }
 }
 
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, streams, rate_limit, audit",
     Route::short,
     Route::long
 );

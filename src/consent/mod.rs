@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use asker::Asker;
 
-use crate::access::{ConsentSaid, ConsentTold, Consents, Head, Question, Refusal, Said, Snapshot, Verdict, decide_told, unasked_consent};
+use crate::access::{
+    ConsentSaid, ConsentTold, Consents, Denial, Head, Identity, Question, Refusal, Said, Snapshot, Verdict, decide_told, question, still,
+    unasked_consent,
+};
 use crate::clock;
 use crate::observe::ConsentMetrics;
 use crate::policy::{Consent, Policy};
@@ -81,6 +84,26 @@ impl ConsentDesk {
             self.refresh(&snapshot.policy, permit.service(), question);
         }
         verdict
+    }
+
+    /// Whether the token of an open stream still counts; asks what must be asked.
+    pub async fn still(&self, snapshot: &Snapshot, service: usize, route: usize, identity: &Identity) -> Result<(), Denial> {
+        let mut told = ConsentTold::default();
+        let mut verdict = still(snapshot, service, route, identity, &told, clock::unix_now());
+        for _ in 0..QUESTIONS_MAX {
+            let Some(question) = verdict.as_ref().err().and_then(|denial| question(denial, identity)) else { break };
+            let about_grants = question.subject.is_some();
+            let answer = Some(self.ask(&snapshot.policy, service, question).await);
+            match about_grants {
+                true => told.grants = answer,
+                false => told.app = answer,
+            }
+            verdict = still(snapshot, service, route, identity, &told, clock::unix_now());
+        }
+        if let Some(question) = verdict? {
+            self.refresh(&snapshot.policy, service, &question);
+        }
+        Ok(())
     }
 
     /// What Logto says. A request that began before a reload is finished with what it began with.

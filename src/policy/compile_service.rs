@@ -279,7 +279,10 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     let rate_limits = compile_rate::of_route(c, own, &service.rate_limits, &requirement, &place);
     let index = service.routes.len();
     match service.tree.insert(&key, Target::Route(index)) {
-        Ok(()) => service.routes.push(Route { key: name, requirement, timeout, mode: written.mode, rate_limits, audit: written.audit }),
+        Ok(()) => {
+            let (mode, streams, audit) = (written.mode, written.streams, written.audit);
+            service.routes.push(Route { key: name, requirement, timeout, mode, streams, rate_limits, audit });
+        }
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);
             c.fault(at, text, reason, "give them different paths or methods");

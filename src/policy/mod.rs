@@ -55,7 +55,7 @@ pub use scope::{ScopeRule, Scopes};
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
-pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret};
+pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret, Streams};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -199,6 +199,8 @@ pub struct Route {
     pub requirement: Requirement,
     pub timeout: Duration,
     pub mode: Mode,
+    /// What becomes of an open stream when its token counts no more.
+    pub streams: Streams,
     pub rate_limits: RateLimits,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,

@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
+use super::ending::StreamBody;
 use super::failure::Failure;
 use super::taking::{PIECE_BYTES_MAX, Taking};
 use crate::access::Snapshot;
@@ -177,6 +178,7 @@ pub struct ResponseBody {
 enum Source {
     Own(Full<Bytes>),
     Upstream(Incoming),
+    Stream(Box<StreamBody>),
 }
 
 impl ResponseBody {
@@ -186,6 +188,11 @@ impl ResponseBody {
 
     pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
         Self::new(Source::Upstream(inner), Some(snapshot), nominated)
+    }
+
+    /// One that ends when its token counts no more.
+    pub fn stream(stream: Box<StreamBody>, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
+        Self::new(Source::Stream(stream), Some(snapshot), nominated)
     }
 
     fn new(source: Source, snapshot: Option<Arc<Snapshot>>, nominated: Vec<String>) -> Self {
@@ -230,11 +237,18 @@ impl Body for ResponseBody {
             (_, false) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest))))),
             (Source::Own(body), true) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             (Source::Upstream(body), true) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            (Source::Stream(body), true) => body.poll(cx),
         };
         if let Some(taking) = &this.taking {
             taking.asked();
         }
         let Poll::Ready(mut frame) = frame else { return Poll::Pending };
+        if let (Source::Stream(body), Some(record)) = (&this.source, &mut this.record)
+            && let Some(reason) = body.ended_by()
+        {
+            record.reason = Some(reason);
+            record.detail = "the stream was ended".into();
+        }
         match &mut frame {
             None => this.ended = true,
             Some(Ok(frame)) => {
@@ -264,6 +278,7 @@ impl Body for ResponseBody {
         let source_ended = match &self.source {
             Source::Own(body) => body.is_end_stream(),
             Source::Upstream(body) => body.is_end_stream(),
+            Source::Stream(body) => body.is_end_stream(),
         };
         source_ended && self.rest.is_empty()
     }
@@ -273,6 +288,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(body) => body.size_hint(),
             Source::Upstream(body) => body.size_hint(),
+            Source::Stream(body) => body.size_hint(),
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::accept::Held;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
+use super::ending::{Watch, stream_of};
 use super::failure::Failure;
 use super::gate::Gate;
 use super::limit::limit;
@@ -222,7 +223,7 @@ enum Forwarded {
 }
 
 async fn forward(
-    gate: &Gate,
+    gate: &Arc<Gate>,
     snapshot: &Arc<Snapshot>,
     peer: &Peer,
     mut request: Request<Incoming>,
@@ -231,6 +232,7 @@ async fn forward(
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
     let patience = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
+    let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
     let head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
@@ -256,6 +258,7 @@ async fn forward(
             idle: snapshot.policy.timeouts.tunnel_idle,
             _held: peer.held.clone(),
             closing: gate.closing_tunnels.subscribe(),
+            watch,
         };
         let (mut parts, _) = response.into_parts();
         rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
@@ -268,7 +271,10 @@ async fn forward(
     // closing, and a body that broke off would look whole.
     parts.version = Version::HTTP_11;
     let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-    let body = ResponseBody::upstream(body, snapshot.clone(), nominated);
+    let body = match stream_of(&parts.headers, body, watch) {
+        Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
+        Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
+    };
     Ok(Forwarded::Response(Response::from_parts(parts, body)))
 }
 

@@ -3,6 +3,7 @@
 mod accept;
 mod body;
 mod connection;
+mod ending;
 mod failure;
 mod framing;
 mod gate;
@@ -18,6 +19,7 @@ mod tls;
 mod upgrade;
 mod upstream;
 mod webhook;
+mod websocket;
 
 pub use accept::{Listeners, Prepared};
 pub use failure::{Failure, FailureRow};

@@ -5,9 +5,9 @@
 
 mod sharing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -40,6 +40,8 @@ pub struct Revocations {
     lifted: Mutex<HashMap<String, i64>>,
     /// Signatures of webhooks that were taken, and until when one could be shown again.
     seen: Mutex<HashMap<[u8; 32], UnixSeconds>>,
+    /// Names of those that other instances were not told of.
+    untold: Mutex<HashSet<String>>,
 }
 
 impl Revocations {
@@ -52,6 +54,7 @@ impl Revocations {
             shared: Mutex::default(),
             lifted: Mutex::default(),
             seen: Mutex::default(),
+            untold: Mutex::default(),
         }
     }
 
@@ -96,13 +99,16 @@ impl Revocations {
         self.keep(revocation.clone())?;
         let Some(shared) = self.shared() else { return Ok(Taken { revocation, shared: None }) };
         let told = sharing::tell(&shared, &revocation).await.is_ok();
+        if !told {
+            self.untold().insert(revocation.id());
+        }
         Ok(Taken { revocation, shared: Some(told) })
     }
 
     /// Lifts one. Where instances share, not without them: what one of them kept would come back to all.
     pub async fn lift(&self, id: &str) -> Result<Option<Revocation>, Away> {
         if let Some(shared) = self.shared() {
-            sharing::tell_lifted(&shared, id).await?;
+            sharing::tell_lifted(&shared, id, self.token_life()).await?;
         }
         Ok(self.drop_one(id))
     }
@@ -118,14 +124,14 @@ impl Revocations {
 
     /// The end of a suspension.
     pub async fn unsuspend(&self, issuer: Option<&str>, subject: &str, at_ms: i64) -> Result<(), Away> {
-        let id = self.of_webhook(issuer, subject, 0).id();
-        let held = self.list().into_iter().find(|entry| entry.id() == id);
+        let like = self.of_webhook(issuer, subject, 0);
+        let held = self.revoked.same(&like);
         self.note_lifted(subject, at_ms);
         // A suspension that is younger stays.
         if held.is_some_and(|held| held.revoked_at > at_ms.div_euclid(1000)) {
             return Ok(());
         }
-        self.lift(&id).await.map(drop)
+        self.lift(&like.id()).await.map(drop)
     }
 
     /// Whether a webhook of this signature was taken. Only who knows the key can make one, so that they are few.
@@ -172,7 +178,25 @@ impl Revocations {
     }
 
     fn drop_one(&self, id: &str) -> Option<Revocation> {
+        self.note_told(id);
         self.revoked.lift(id)
+    }
+
+    fn untold(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_untold(&self, id: &str) -> bool {
+        self.untold().contains(id)
+    }
+
+    fn forget_expired(&self) {
+        let ids: HashSet<String> = self.list().iter().map(Revocation::id).collect();
+        self.untold().retain(|id| ids.contains(id));
+    }
+
+    fn note_told(&self, id: &str) {
+        self.untold().remove(id);
     }
 
     fn shared(&self) -> Option<Arc<Shared>> {

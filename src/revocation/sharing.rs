@@ -1,6 +1,8 @@
 //! Revocations over instances: each is a key with an expiry, and is told to all who listen. Who begins to listen, or had
-//! to begin anew, reads all keys, and adds what it took while nobody could be told.
+//! to begin anew, reads all keys, and adds what it took while nobody could be told. What was lifted meanwhile is a key, too,
+//! so that nobody brings it back.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use crate::state::{Away, Event, Shared};
 const CHANNEL: &str = "revocations";
 /// What the names of keys begin with, behind the prefix of all.
 const KEYS: &str = "revocation:";
+/// Names of those that were lifted, as long as somebody may still have them.
+const LIFTED: &str = "lifted:";
 /// Between attempts to read what was said while nobody listened.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -28,10 +32,12 @@ enum Message {
 /// Keeps one for those who come later, and tells those who are there.
 pub async fn tell(shared: &Shared, revocation: &Revocation) -> Result<(), Away> {
     keep(shared, revocation).await?;
+    shared.delete(&format!("{LIFTED}{}", revocation.id())).await?;
     publish(shared, &Message::Put(revocation.clone())).await
 }
 
-pub async fn tell_lifted(shared: &Shared, id: &str) -> Result<(), Away> {
+pub async fn tell_lifted(shared: &Shared, id: &str, token_life: i64) -> Result<(), Away> {
+    shared.set(&format!("{LIFTED}{id}"), id, Duration::from_secs(token_life.unsigned_abs())).await?;
     shared.delete(&format!("{KEYS}{id}")).await?;
     publish(shared, &Message::Lift(id.to_owned())).await
 }
@@ -69,16 +75,26 @@ pub async fn follow(revocations: Weak<Revocations>, shared: Arc<Shared>) {
 
 async fn catch_up(revocations: &Revocations, shared: &Shared) -> Result<(), Away> {
     let mine = revocations.list();
-    let mut known = Vec::new();
+    let mut known = HashSet::new();
     for text in shared.values(KEYS).await? {
         if let Ok(revocation) = serde_json::from_str::<Revocation>(&text) {
-            known.push(revocation.id());
+            known.insert(revocation.id());
             take(revocations, revocation);
         }
     }
-    for revocation in mine.iter().filter(|revocation| !known.contains(&revocation.id())) {
-        tell(shared, revocation).await?;
+    let lifted: HashSet<String> = shared.values(LIFTED).await?.into_iter().collect();
+    for revocation in &mine {
+        let id = revocation.id();
+        // One that was taken since the server was lost is younger than what it remembers.
+        let untold = revocations.is_untold(&id);
+        if lifted.contains(&id) && !known.contains(&id) && !untold {
+            revocations.drop_one(&id);
+        } else if untold || !known.contains(&id) {
+            tell(shared, revocation).await?;
+            revocations.note_told(&id);
+        }
     }
+    revocations.forget_expired();
     Ok(())
 }
 

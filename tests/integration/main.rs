@@ -32,6 +32,7 @@ mod shared_state;
 mod slow_clients;
 mod slow_http2;
 mod story;
+mod streams;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
 mod tls;

@@ -1,0 +1,292 @@
+//! Streams outlive their requests: this watches whether the token that opened one still counts, and ends the body of one
+//! that does not as its protocol has it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
+
+use super::body::BoxError;
+use super::gate::Gate;
+use crate::access::{Denial, Identity, Permit, Snapshot};
+use crate::clock;
+use crate::policy::Streams;
+
+/// How long a stream may take to come to a place where it can end in good order; it is cut then.
+pub const CUT_AFTER: Duration = Duration::from_secs(2);
+
+/// The wall clock may be set while a stream is open, so that nobody sleeps to a date for long.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+
+/// Why a stream ends: the code of the refusal that a new request would get.
+pub type Reason = &'static str;
+
+/// Whether the token of an open stream still counts.
+pub struct Watch {
+    gate: Arc<Gate>,
+    snapshot: Arc<Snapshot>,
+    service: usize,
+    route: usize,
+    identity: Identity,
+}
+
+impl Watch {
+    /// That of a request, if its stream is one to be ended: it came with a token, and the route lets it.
+    pub fn of(gate: &Arc<Gate>, snapshot: &Arc<Snapshot>, permit: &Permit) -> Option<Self> {
+        let (service, route) = (permit.service(), permit.route());
+        let wanted = snapshot.policy.services[service].routes[route].streams == Streams::End && permit.reported().is_none();
+        let identity = permit.identity().filter(|_| wanted)?.clone();
+        Some(Self { gate: gate.clone(), snapshot: snapshot.clone(), service, route, identity })
+    }
+
+    /// Returns when it counts no more: it has expired, was revoked, or its user's consent is gone.
+    pub async fn end(self) -> Reason {
+        let mut revocations = self.gate.revocations.changes();
+        let mut unknown_since = None;
+        loop {
+            // What changes from here on is seen; what changed before, below.
+            revocations.borrow_and_update();
+            let now = clock::unix_now();
+            let (snapshot, service, route) = self.in_force();
+            let consent = snapshot.policy.services[service].consent.as_ref();
+            let mut wake = SLEEP_MAX;
+            match self.gate.consents.still(&snapshot, service, route, &self.identity).await {
+                Ok(()) => unknown_since = None,
+                // Nobody knows: for as long as an answer would count, it may be as it was.
+                Err(denial @ (Denial::ConsentUnknown(_) | Denial::ConsentBusy)) => {
+                    let since = *unknown_since.get_or_insert(now);
+                    if now - since >= consent.map_or(0, |consent| consent.max_age) {
+                        return self.ended(&denial);
+                    }
+                    wake = Duration::from_secs(1);
+                }
+                Err(denial) => return self.ended(&denial),
+            }
+            let left = self.identity.claims().expires_at.saturating_add(snapshot.policy.leeway).saturating_sub(now).max(0);
+            wake = wake.min(Duration::from_secs(left.unsigned_abs()));
+            if let Some(consent) = consent {
+                wake = wake.min(Duration::from_secs((consent.max_age / 10).max(1).unsigned_abs()));
+            }
+            tokio::select! {
+                () = sleep(wake) => {}
+                _ = revocations.changed() => {}
+            }
+        }
+    }
+
+    /// The route as it is now; as it was where it is gone.
+    fn in_force(&self) -> (Arc<Snapshot>, usize, usize) {
+        let opened = &self.snapshot.policy.services[self.service];
+        let current = self.gate.snapshot();
+        let service = current.policy.services.iter().position(|service| service.name == opened.name && !service.own);
+        let same = |service: usize| {
+            let mut routes = current.policy.services[service].routes.iter();
+            Some((service, routes.position(|route| route.key == opened.routes[self.route].key)?))
+        };
+        match service.and_then(same) {
+            Some((service, route)) => (current, service, route),
+            None => (self.snapshot.clone(), self.service, self.route),
+        }
+    }
+
+    fn ended(&self, denial: &Denial) -> Reason {
+        let reason = denial.row().code;
+        self.gate.observer.metrics.revocations.streams_ended.with_label_values(&[reason]).inc();
+        reason
+    }
+}
+
+/// How a body that streams is ended.
+enum Manner {
+    /// Its end is its end: what an event lacks then is not delivered (HTML, server-sent events).
+    Events,
+    /// Between two messages, with trailers.
+    Grpc(Messages),
+}
+
+/// The body of a stream on its way to the client.
+pub struct StreamBody {
+    inner: Option<Incoming>,
+    watch: Pin<Box<dyn Future<Output = Reason> + Send>>,
+    manner: Manner,
+    ended: Option<Reason>,
+    cut: Option<Pin<Box<Sleep>>>,
+    trailers: Option<HeaderMap>,
+}
+
+/// A body that streams, by its type; `None` for every other, which is not cut in the middle.
+pub fn stream_of(headers: &HeaderMap, body: Incoming, watch: Option<Watch>) -> Result<Box<StreamBody>, Incoming> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let manner = match essence {
+        _ if essence.eq_ignore_ascii_case("text/event-stream") => Manner::Events,
+        "application/grpc" => Manner::Grpc(Messages::default()),
+        _ if essence.starts_with("application/grpc+") => Manner::Grpc(Messages::default()),
+        _ => return Err(body),
+    };
+    match watch {
+        Some(watch) => {
+            Ok(Box::new(StreamBody { inner: Some(body), watch: Box::pin(watch.end()), manner, ended: None, cut: None, trailers: None }))
+        }
+        None => Err(body),
+    }
+}
+
+impl StreamBody {
+    /// Why it was ended, if it was.
+    pub fn ended_by(&self) -> Option<Reason> {
+        self.ended
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.ended.is_none()
+            && self.inner.is_some()
+            && let Poll::Ready(reason) = self.watch.as_mut().poll(cx)
+        {
+            self.ended = Some(reason);
+            self.cut = Some(Box::pin(sleep(CUT_AFTER)));
+        }
+        if self.ended.is_some() && self.may_end() {
+            self.end();
+        }
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        };
+        let frame = Pin::new(inner).poll_frame(cx).map_err(BoxError::from);
+        let Poll::Ready(mut frame) = frame else {
+            return match self.cut.as_mut().map(|cut| cut.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => {
+                    self.inner = None;
+                    Poll::Ready(Some(Err("the token counts no more".into())))
+                }
+                _ => Poll::Pending,
+            };
+        };
+        if let (Some(Ok(frame)), Manner::Grpc(messages)) = (&mut frame, &mut self.manner)
+            && let Some(data) = frame.data_mut()
+        {
+            match self.ended {
+                None => messages.pass(data),
+                Some(_) => data.truncate(messages.pass_to_boundary(data)),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn may_end(&self) -> bool {
+        match &self.manner {
+            Manner::Events => true,
+            Manner::Grpc(messages) => messages.is_between(),
+        }
+    }
+
+    /// Lets the service go, and says why to who can hear it.
+    fn end(&mut self) {
+        if self.inner.take().is_some() && matches!(self.manner, Manner::Grpc(_)) {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("16"));
+            trailers.insert("grpc-message", HeaderValue::from_static(self.ended.unwrap_or_default()));
+            self.trailers = Some(trailers);
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Some(inner) => inner.is_end_stream(),
+            None => self.trailers.is_none(),
+        }
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Where the messages of a gRPC stream begin and end: a byte, four of length, and as many.
+#[derive(Debug, Default)]
+struct Messages {
+    head: Vec<u8>,
+    left: u64,
+}
+
+const MESSAGE_HEAD_BYTES: usize = 5;
+
+impl Messages {
+    fn is_between(&self) -> bool {
+        self.head.is_empty() && self.left == 0
+    }
+
+    fn pass(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let count = self.pass_to_boundary(data);
+            data.advance(count);
+        }
+    }
+
+    /// Passes bytes up to the next place between two messages, or all; how many these are.
+    fn pass_to_boundary(&mut self, data: &[u8]) -> usize {
+        let mut passed = 0;
+        while passed < data.len() {
+            if self.left == 0 {
+                let wanted = (MESSAGE_HEAD_BYTES - self.head.len()).min(data.len() - passed);
+                self.head.extend_from_slice(&data[passed..passed + wanted]);
+                passed += wanted;
+                if let [_, a, b, c, d] = self.head[..] {
+                    self.left = u32::from_be_bytes([a, b, c, d]).into();
+                    self.head.clear();
+                }
+            } else {
+                let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len() - passed);
+                self.left -= part as u64;
+                passed += part;
+            }
+            if self.is_between() {
+                break;
+            }
+        }
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_stream_ends_between_two_messages_however_its_bytes_arrive() {
+        let mut bytes = Vec::new();
+        let mut ends = Vec::new();
+        for length in [0_u32, 1, 300, 5] {
+            bytes.push(0);
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend(std::iter::repeat_n(7, length as usize));
+            ends.push(bytes.len());
+        }
+        for step in [1, 2, 3, 4, 5, 7, 100, bytes.len()] {
+            let (mut messages, mut found, mut at) = (Messages::default(), Vec::new(), 0);
+            for mut part in bytes.chunks(step) {
+                while !part.is_empty() {
+                    let count = messages.pass_to_boundary(part);
+                    at += count;
+                    part.advance(count);
+                    if messages.is_between() {
+                        found.push(at);
+                    }
+                }
+            }
+            assert_eq!(found, ends, "{step}");
+        }
+        let mut messages = Messages::default();
+        messages.pass(&bytes[..7]);
+        assert!(!messages.is_between());
+        messages.pass(&bytes[7..]);
+        assert!(messages.is_between());
+    }
+}
