@@ -18,8 +18,8 @@ pub struct Registration {
     /// Scheme and host under which clients reach the endpoint; those of the first service by default.
     #[serde(default)]
     pub public_url: Option<String>,
-    /// Whom `authorization_servers` of services names first: the gate, whose copy of the issuer's metadata has the
-    /// registration endpoint in it, or the issuer alone.
+    /// Whom `authorization_servers` of services names first: the issuer, or the gate, whose copy of the issuer's metadata has
+    /// the registration endpoint in it. Clients that compare the two (RFC 8414 §3.3) refuse the gate.
     #[serde(default)]
     pub advertise: Advertise,
     /// The most that a registered app may ask users for.
@@ -71,8 +71,8 @@ pub struct Ceiling {
 #[serde(rename_all = "snake_case")]
 pub enum Advertise {
     #[default]
-    Gate,
     Issuer,
+    Gate,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -89,6 +89,8 @@ pub fn tenant(ports: &Ports, token_lifetime_seconds: Option<i64>) -> Settings {
         web(Application::third_party(&bot.id, &bot.secret, &callback(ports.weatherbot), ceiling), "WeatherBot", ports.weatherbot),
         Application::machine("station", "station-secret", &may).named("Weather station"),
         Application::machine("operator", "operator-secret", &["all"]).named("The operator's scripts"),
+        // The gate's own, with which it registers agents.
+        Application::machine("gate", "gate-secret", &["all"]).named("Gate"),
     ];
     let users = vec![User::new("alice", "Alice", PASSWORD, &may), User::new("bob", "Bob", PASSWORD, &[])];
     let defaults = Settings::default();
@@ -105,6 +107,8 @@ pub fn tenant(ports: &Ports, token_lifetime_seconds: Option<i64>) -> Settings {
 pub fn configuration(ports: &Ports, issuer: &str) -> String {
     let Ports { gate, admin, service, .. } = ports;
     let resource = ports.resource();
+    let tenant = issuer.strip_suffix("/oidc").filter(|_| issuer == url(ports.issuer) + "/oidc");
+    let registration = tenant.map(registration).unwrap_or_default();
     format!(
         "# The running demo's gate. Change it and save: the gate takes it over at once and says so in the terminal.
 # Try it: ask for write:weather on GET /forecast/{{city}}, or break a line. It is written anew at each start.
@@ -121,10 +125,22 @@ services:
       GET /forecast/{{city}}: read:weather
       POST /forecast/{{city}}: write:weather
       GET /me/saved-cities: read:weather
-
+{registration}
 tokens: {{ leeway: 0s }}   # one machine, one clock: a token ends when it says
 shutdown: {{ delay: 1ms, deadline: 1s }}
 reload: {{ interval: 500ms }}
+"
+    )
+}
+
+/// Agents may register themselves with the embedded issuer.
+fn registration(tenant: &str) -> String {
+    format!(
+        "
+logto: {{ endpoint: {tenant}, app_id: gate, app_secret: gate-secret }}
+registration:
+  ceiling: {{ scopes: [read:weather, write:weather], user_scopes: [profile, email] }}
+  reserved_names: [Weather]
 "
     )
 }

@@ -20,8 +20,8 @@ pub fn document(policy: &Policy, service: &Service, slash: bool) -> Vec<u8> {
     Value::Object(document).to_string().into_bytes()
 }
 
-/// Most clients ask the first one for its metadata and no other. Where agents may register, that is the gate, whose copy of
-/// the metadata names the endpoint; the issuer itself comes behind it.
+/// Most clients ask the first one for its metadata and no other. Where the operator will have it so, that is the gate, whose
+/// copy of the metadata names the registration endpoint; the issuer itself comes behind it.
 fn authorization_servers<'p>(policy: &'p Policy, service: &Service) -> Vec<&'p str> {
     let advertised = policy.registration.as_ref().filter(|registration| registration.advertise == Advertise::Gate);
     let gate = advertised.filter(|registration| service.issuers.contains(&registration.issuer)).map(|known| known.origin.as_str());

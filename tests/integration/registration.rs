@@ -480,7 +480,7 @@ async fn an_app_whose_token_was_seen_is_not_taken_for_unused() {
 #[tokio::test]
 async fn the_issuers_metadata_stand_at_the_gate_with_the_registration_endpoint_and_nothing_else_changed() {
     let (issuer, upstream) = (tenant().await, Upstream::friendly().await);
-    let gate = registering(&issuer, &upstream, "").start().await;
+    let gate = registering(&issuer, &upstream, "  advertise: gate").start().await;
     let url = format!("{}/.well-known/openid-configuration", issuer.url());
     let own: Value = serde_json::from_slice(&reqwest::get(url).await.unwrap().bytes().await.unwrap()).unwrap();
     let before = issuer.counts().discovery;
@@ -500,9 +500,9 @@ async fn the_issuers_metadata_stand_at_the_gate_with_the_registration_endpoint_a
 }
 
 #[tokio::test]
-async fn an_operator_may_have_the_issuer_alone_named_and_take_registration_away_while_running() {
+async fn the_issuer_alone_is_named_unless_the_operator_says_otherwise_and_registration_goes_while_running() {
     let (issuer, upstream) = (tenant().await, Upstream::friendly().await);
-    let mut gate = registering(&issuer, &upstream, "  advertise: issuer\n  path: /oauth/register").start().await;
+    let mut gate = registering(&issuer, &upstream, "  path: /oauth/register").start().await;
     let document = |answer: Answer| answer.json()["authorization_servers"].clone();
     assert_eq!(document(gate.get("/.well-known/oauth-protected-resource").send().await), json!([issuer.url()]));
     let derived = gate.get("/.well-known/oauth-authorization-server").send().await.json();
