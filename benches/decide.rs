@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use wicketgate::access::{
-    Consents, Head, Held, Known, Question, Remembered, Revocation, Revoked, RevokedBy, Revokes, Snapshot, Word, decide,
+    App, Consents, Head, Held, Known, Question, Remembered, Revocation, Revoked, RevokedBy, Revokes, Snapshot, Word, decide,
 };
 use wicketgate::clock;
 use wicketgate::config::Document;
@@ -109,7 +109,7 @@ fn live_consent(c: &mut Criterion, runtime: &tokio::runtime::Runtime, issuer: &I
     let consents = Arc::new(Consents::new(2 * USERS));
     let question = |subject: Option<String>| Question { subject: subject.map(String::into), client: "agent".into() };
     let put = |subject: Option<String>, word: Word| consents.put(Arc::new(Known { question: question(subject), asked: now, word }));
-    put(None, Word::App { third_party: Some(true) });
+    put(None, Word::App(Some(App { third_party: true, name: "Agent".into() })));
     let held = || Held { resources: vec![(RESOURCE.to_owned(), Scopes::parse("read:weather write:weather"))], ends: Some(now + 3600) };
     for user in (0..USERS).map(|i| format!("user{i}")).chain(["user".to_owned()]) {
         put(Some(user), Word::Grants(vec![held()]));

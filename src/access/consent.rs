@@ -55,10 +55,16 @@ impl quick_cache::Equivalent<Question> for Wanted<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
     /// `None`: there is no such app.
-    App {
-        third_party: Option<bool>,
-    },
+    App(Option<App>),
     Grants(Vec<Held>),
+}
+
+/// An app, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    pub third_party: bool,
+    /// What users read, for the audit trail.
+    pub name: Arc<str>,
 }
 
 /// What a user granted to an app, in one session or several alike.
@@ -115,6 +121,14 @@ impl Consents {
         self.0.get(question)
     }
 
+    /// What an app is called, if it was asked about.
+    pub fn client_name(&self, client: &str) -> Option<Arc<str>> {
+        match &self.0.get(&Wanted { subject: None, client })?.word {
+            Word::App(app) => app.as_ref().map(|app| app.name.clone()),
+            Word::Grants(_) => None,
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -156,7 +170,10 @@ impl Check<'_> {
             let app = Wanted { subject: None, client };
             let known = self.known(&app);
             let age = known.as_ref().map_or(i64::MAX, |known| known.age(self.now));
-            let said = known.as_ref().and_then(|known| if let Word::App { third_party } = known.word { Some(third_party) } else { None });
+            let said = known.as_ref().and_then(|known| match &known.word {
+                Word::App(app) => Some(app.as_ref().map(|app| app.third_party)),
+                Word::Grants(_) => None,
+            });
             match (said, &self.told.app) {
                 (Some(None), told) if age < self.settings.negative_max_age.max(1) || matches!(told, Some(ConsentSaid::Answer(_))) => {
                     return Err(Denial::ClientDeleted);
@@ -300,7 +317,11 @@ mod tests {
     }
 
     fn app(third_party: Option<bool>, asked: UnixSeconds) -> Known {
-        Known { question: Question { subject: None, client: BOT.into() }, asked, word: Word::App { third_party } }
+        Known {
+            question: Question { subject: None, client: BOT.into() },
+            asked,
+            word: Word::App(third_party.map(|third_party| App { third_party, name: "WeatherBot".into() })),
+        }
     }
 
     fn grants(client: &str, held: &[(&str, &str, Option<i64>)], asked: UnixSeconds) -> Known {

@@ -22,7 +22,7 @@ pub use authenticate::Identity;
 pub use authorize::Permit;
 use authorize::{Circumstances, Place};
 pub use claims::Claims;
-pub use consent::{ConsentSaid, ConsentTold, Consents, Held, Known, Question, Word};
+pub use consent::{App, ConsentSaid, ConsentTold, Consents, Held, Known, Question, Word};
 pub use denial::{Denial, KINDS, Row};
 pub use introspected::{Introspected, Said};
 pub use jwt::is_opaque;

@@ -40,6 +40,11 @@ impl Snapshot {
         Self { policy, keyring, remembered, consents: Vec::new(), revoked: Arc::default(), issuers }
     }
 
+    /// What the issuer calls a client, where it was asked about consents to it.
+    pub fn client_name(&self, service: usize, client: &str) -> Option<Arc<str>> {
+        self.consents.get(service)?.as_ref()?.client_name(client)
+    }
+
     /// With what is known of users' consents, by service.
     pub fn with_consents(self, consents: Vec<Option<Arc<Consents>>>) -> Self {
         Self { consents, ..self }

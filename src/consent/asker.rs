@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
-use crate::access::{ConsentSaid, Consents, Held, Known, Question, Word};
+use crate::access::{App, ConsentSaid, Consents, Held, Known, Question, Word};
 use crate::clock::{self, UnixSeconds};
 use crate::introspection::{Budget, Place};
 use crate::logto::{Grant, LogtoError, ManagementApi};
@@ -141,7 +141,8 @@ impl Asker {
     async fn question(&self, question: &Question) -> Result<Word, LogtoError> {
         let Some(subject) = &question.subject else {
             let application = self.api.application(&question.client).await?;
-            return Ok(Word::App { third_party: application.map(|application| application.is_third_party) });
+            let app = application.map(|application| App { third_party: application.is_third_party, name: application.name.into() });
+            return Ok(Word::App(app));
         };
         match self.api.third_party_grants(subject).await {
             Ok(grants) => Ok(Word::Grants(held(&grants, &question.client))),

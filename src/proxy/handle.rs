@@ -315,6 +315,7 @@ fn note_permit(record: &mut Record, snapshot: &Snapshot, permit: &Permit) {
         record.detail = denial.detail();
     }
     record.identity = permit.identity().cloned();
+    note_client_name(record, snapshot, Some(permit.service()));
 }
 
 fn note_refusal(record: &mut Record, snapshot: &Snapshot, refusal: &Refusal) {
@@ -324,6 +325,14 @@ fn note_refusal(record: &mut Record, snapshot: &Snapshot, refusal: &Refusal) {
     record.reason = Some(refusal.denial.row().code);
     record.detail = refusal.denial.detail();
     record.identity = refusal.identity.clone();
+    note_client_name(record, snapshot, service);
+}
+
+/// For people who read the audit trail.
+fn note_client_name(record: &mut Record, snapshot: &Snapshot, service: Option<usize>) {
+    let client =
+        record.identity.as_ref().filter(|_| snapshot.policy.audit.is_some()).and_then(|identity| identity.claims().client_id.as_deref());
+    record.client_name = service.zip(client).and_then(|(service, client)| snapshot.client_name(service, client));
 }
 
 /// The caller's request id if it is a sane one, else a new one.

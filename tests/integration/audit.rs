@@ -158,7 +158,7 @@ async fn the_table_of_the_record_names_exactly_what_records_have() {
         Some(actor.clone())
     });
     names(&deepest.unwrap(), "act", &mut found);
-    // Nothing knows a client's name yet.
+    // Known only where consents are asked for: see `consent`.
     found.insert("agent.name".to_owned());
 
     let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();

@@ -274,3 +274,22 @@ async fn answers_survive_a_reload_that_does_not_concern_them() {
     assert_eq!(ask(&gate, "/forecast/oslo", &token).await, permitted());
     assert_eq!(calls(&issuer, GRANTS), 2);
 }
+
+#[tokio::test]
+async fn the_audit_trail_names_the_agent_as_users_know_it() {
+    let (issuer, upstream) = (tenant().await, Upstream::friendly().await);
+    issuer.allow("alice", "weatherbot", RESOURCE, &["read:weather"]);
+    issuer.change(|tenant| {
+        tenant.applications.iter_mut().filter(|app| app.id == "weatherbot").for_each(|app| app.name = "WeatherBot".to_owned())
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let audit = format!("{}\naudit: {{ records: all, to: {{ file: '{}' }} }}", logto(&issuer), path.display());
+    let gate = gate(&issuer, &upstream).settings(&audit).in_service("    consent: { check: live }").start().await;
+
+    assert_eq!(ask(&gate, "/forecast/oslo", &token_of(&issuer, "alice", "weatherbot", "read:weather")).await, permitted());
+
+    until("the record is written", || async { std::fs::read_to_string(&path).unwrap_or_default().contains("WeatherBot") }).await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(r#""agent":{"client_id":"weatherbot","name":"WeatherBot"}"#), "{text}");
+}
