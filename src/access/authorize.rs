@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::authenticate::Identity;
 use super::denial::Denial;
 use super::remembered::Prepared;
+use crate::clock::UnixSeconds;
 use crate::policy::{ClaimRule, IdentityHeader, Parameters, Policy, Requirement, Rules, Service};
 
 /// Proof that a request may be forwarded, and with which identity.
@@ -78,6 +79,7 @@ pub(super) fn authorize(
     rules: &Rules,
     parameters: &Parameters<'_>,
     identity: &Identity,
+    now: UnixSeconds,
 ) -> Result<Permit, Denial> {
     let claims = identity.claims();
     if !rules.scopes.allows(&claims.scopes) {
@@ -93,6 +95,10 @@ pub(super) fn authorize(
         if !known {
             return Err(Denial::ClientRefused);
         }
+    }
+    // Last: nobody is sent to sign in for what would be refused afterwards.
+    if let Some(claim) = rules.step_up.lacks(&claims.all, now, policy.leeway) {
+        return Err(Denial::SignInInsufficient { claim });
     }
     let headers = Some(identity_headers(policy, &policy.services[place.service], identity)?);
     Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None })

@@ -43,6 +43,7 @@ pub enum Denial {
     ScopeMissing { missing: Vec<String> },
     ClaimMismatch { claim: String },
     ClientRefused,
+    SignInInsufficient { claim: &'static str },
     IdentityTooLong { header: String },
 }
 
@@ -63,7 +64,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 32;
+pub const KINDS: usize = 33;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -207,6 +208,14 @@ impl Denial {
             Self::ClientRefused => {
                 row(S::FORBIDDEN, "client_refused", "This client may not use this route", "ask the operator to allow the client")
             }
+            Self::SignInInsufficient { .. } => Row {
+                status: S::UNAUTHORIZED,
+                oauth_error: Some("insufficient_user_authentication"),
+                challenge: true,
+                code: "sign_in_insufficient",
+                title: "The user must sign in again, or in another way",
+                cure: "send the user to the issuer with acr_values and max_age of the challenge (RFC 9470)",
+            },
             Self::IdentityTooLong { .. } => row(
                 S::FORBIDDEN,
                 "identity_too_long",
@@ -248,6 +257,7 @@ impl Denial {
             Self::KeyUnknown { kid, .. } | Self::SignatureWrong { kid, .. } => format!("kid={}", shorten(kid)).into(),
             Self::ScopeMissing { missing } => format!("missing={}", missing.join(" ")).into(),
             Self::ClaimMismatch { claim } => format!("claim={claim}").into(),
+            Self::SignInInsufficient { claim } => format!("claim={claim}").into(),
             Self::IdentityTooLong { header } => format!("header={header}").into(),
             Self::HostUnknown
             | Self::RouteUnknown
@@ -301,6 +311,7 @@ impl Denial {
             Self::ScopeMissing { missing: Vec::new() },
             Self::ClaimMismatch { claim: found() },
             Self::ClientRefused,
+            Self::SignInInsufficient { claim: "" },
             Self::IdentityTooLong { header: found() },
         ]
     }

@@ -118,7 +118,7 @@ fn decide_on(snapshot: &Snapshot, head: &Head<'_>, said: Option<&Said>, now: Uni
     let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
     let (denial, identity) = match identity {
         Err(denial) => (denial, None),
-        Ok(identity) => match authorize::authorize(policy, place, rules, &parameters, &identity) {
+        Ok(identity) => match authorize::authorize(policy, place, rules, &parameters, &identity, now) {
             Ok(permit) => return Ok(Verdict::Forward(permit)),
             Err(denial) => (denial, Some(identity)),
         },

@@ -157,7 +157,7 @@ const CHECKS: [&str; 13] = [
     "audience is this resource",
     "signature is the issuer's",
     "scopes are granted",
-    "claims and client fit the route",
+    "claims, client and sign-in fit the route",
 ];
 
 /// Those of an opaque token, about which the issuer is asked. Each stands where its like stands above; it has no signature.
@@ -196,7 +196,7 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::AudienceWrong { .. } => 9,
         Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 10,
         Denial::ScopeMissing { .. } => 11,
-        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::IdentityTooLong { .. } => 12,
+        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::SignInInsufficient { .. } | Denial::IdentityTooLong { .. } => 12,
     }
 }
 

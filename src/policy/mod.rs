@@ -17,6 +17,7 @@ mod path;
 mod registration;
 mod route_key;
 mod scope;
+mod step_up;
 mod table;
 mod tenant;
 
@@ -39,6 +40,7 @@ pub use path::{CheckedPath, PathFault};
 pub use registration::{OwnEndpoint, RedirectRules, Registration};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
+pub use step_up::StepUp;
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope};
 
@@ -193,6 +195,7 @@ pub struct Rules {
     pub scopes: ScopeRule,
     pub claims: Vec<ClaimRule>,
     pub clients: Vec<String>,
+    pub step_up: StepUp,
 }
 
 /// A header that tells the upstream who is calling.
