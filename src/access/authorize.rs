@@ -111,6 +111,10 @@ pub(super) fn authorize(
         }
     }
     let policy = &circumstances.snapshot.policy;
+    // Last: nobody is sent to sign in for what would be refused afterwards.
+    if let Some(claim) = rules.step_up.lacks(&claims.all, circumstances.now, policy.leeway) {
+        return Err(Denial::SignInInsufficient { claim });
+    }
     let headers = Some(identity_headers(policy, &policy.services[place.service], identity)?);
     let ask_soon = consent(circumstances, place.service, rules, identity)?;
     Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None, ask_soon })

@@ -48,6 +48,7 @@ pub enum Denial {
     ClientDeleted,
     ConsentUnknown(&'static str),
     ConsentBusy,
+    SignInInsufficient { claim: &'static str },
     IdentityTooLong { header: String },
     RateLimited { limits: Vec<String>, wait_seconds: u64 },
 }
@@ -69,7 +70,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 38;
+pub const KINDS: usize = 39;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -237,6 +238,14 @@ impl Denial {
                 "Too many users' consents are asked about at the moment",
                 "try again after the time in Retry-After",
             ),
+            Self::SignInInsufficient { .. } => Row {
+                status: S::UNAUTHORIZED,
+                oauth_error: Some("insufficient_user_authentication"),
+                challenge: true,
+                code: "sign_in_insufficient",
+                title: "The user must sign in again, or in another way",
+                cure: "send the user to the issuer with acr_values and max_age of the challenge (RFC 9470)",
+            },
             Self::IdentityTooLong { .. } => row(
                 S::FORBIDDEN,
                 "identity_too_long",
@@ -290,6 +299,7 @@ impl Denial {
             Self::ScopeMissing { missing } => format!("missing={}", missing.join(" ")).into(),
             Self::TokenRevoked { by } => format!("by={by}").into(),
             Self::ClaimMismatch { claim } => format!("claim={claim}").into(),
+            Self::SignInInsufficient { claim } => format!("claim={claim}").into(),
             Self::IdentityTooLong { header } => format!("header={header}").into(),
             Self::RateLimited { limits, wait_seconds } => format!("limit={} wait={wait_seconds} s", limits.join(" ")).into(),
             Self::HostUnknown
@@ -352,6 +362,7 @@ impl Denial {
             Self::ClientDeleted,
             Self::ConsentUnknown(""),
             Self::ConsentBusy,
+            Self::SignInInsufficient { claim: "" },
             Self::IdentityTooLong { header: found() },
             Self::RateLimited { limits: Vec::new(), wait_seconds: 1 },
         ]

@@ -172,7 +172,7 @@ const CHECKS: [&str; 14] = [
     "audience is this resource",
     "signature is the issuer's",
     "scopes are granted",
-    "claims and client fit the route",
+    "claims, client and sign-in fit the route",
     "the user's consent stands, if the app is somebody else's",
 ];
 
@@ -213,7 +213,7 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::AudienceWrong { .. } => 9,
         Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 10,
         Denial::ScopeMissing { .. } => 11,
-        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::IdentityTooLong { .. } => 12,
+        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::SignInInsufficient { .. } | Denial::IdentityTooLong { .. } => 12,
         Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 13,
         // Never here: `explain` counts nothing, and does not know what a running gate was told.
         Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 12,

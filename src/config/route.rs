@@ -27,6 +27,8 @@ pub struct Route {
     pub access: Access,
     pub claims: Vec<(String, OneOrMany<String>)>,
     pub clients: Vec<String>,
+    pub acr_values: Vec<String>,
+    pub max_age: Option<Span>,
     pub timeout: Option<Span>,
     pub mode: Mode,
     pub streams: Streams,
@@ -76,6 +78,12 @@ pub struct RouteKeys {
     /// The only client_ids that may use the route.
     #[serde(default)]
     clients: Option<OneOrMany<String>>,
+    /// How the user must have signed in: `acr` is one of these (RFC 9470).
+    #[serde(default)]
+    acr_values: Option<OneOrMany<String>>,
+    /// How lately the user must have signed in: `auth_time` is no older (RFC 9470).
+    #[serde(default)]
+    max_age: Option<Span>,
     /// How long the upstream may take to begin its answer; the default is `timeouts.response`.
     #[serde(default)]
     timeout: Option<Span>,
@@ -184,6 +192,8 @@ impl Route {
             access,
             claims: Vec::new(),
             clients: Vec::new(),
+            acr_values: Vec::new(),
+            max_age: None,
             timeout: None,
             mode: Mode::Enforce,
             streams: Streams::End,
@@ -198,14 +208,18 @@ impl Route {
         };
         let claims = keys.claims.map(|claims| claims.0).unwrap_or_default();
         let clients = keys.clients.map(|clients| clients.0).unwrap_or_default();
-        if access == Access::Public && !(claims.is_empty() && clients.is_empty()) {
-            return Err("a public route with claims or clients, which need a token; write access: authenticated".to_owned());
+        let acr_values = keys.acr_values.map(|values| values.0).unwrap_or_default();
+        let asks = !claims.is_empty() || !clients.is_empty() || !acr_values.is_empty() || keys.max_age.is_some();
+        if access == Access::Public && asks {
+            return Err("a public route with rules about a token, which it does not ask for; write access: authenticated".to_owned());
         }
         let rate_limit = keys.rate_limit.map(|limits| limits.0).unwrap_or_default();
         Ok(Self {
             access,
             claims,
             clients,
+            acr_values,
+            max_age: keys.max_age,
             timeout: keys.timeout,
             mode: keys.mode.unwrap_or_default(),
             streams: keys.streams.unwrap_or_default(),
@@ -218,7 +232,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, timeout, mode, streams, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, rate_limit, audit",
     Route::short,
     Route::long
 );

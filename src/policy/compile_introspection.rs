@@ -177,6 +177,9 @@ fn kept_claims(service: &Service) -> Vec<String> {
     for route in &service.routes {
         if let Requirement::Token(rules) = &route.requirement {
             names.extend(rules.claims.iter().flat_map(|rule| rule.claim.top_names()));
+            if !rules.step_up.is_empty() {
+                names.extend(["acr".to_owned(), "auth_time".to_owned()]);
+            }
         }
     }
     names.sort();

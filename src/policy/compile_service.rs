@@ -15,7 +15,7 @@ use super::compile_registration::own_prefixes;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::scope::{ScopeRule, is_scope_token};
-use super::{IdentityHeader, Managed, RateLimit, Requirement, Route, Rules, Service, Target, Tree, Upstream};
+use super::{IdentityHeader, Managed, RateLimit, Requirement, Route, Rules, Service, StepUp, Target, Tree, Upstream};
 use crate::config::{self, Access, Config, Trail};
 
 /// Who is calling; an operator's `headers:` replaces them.
@@ -309,7 +309,19 @@ fn requirement(c: &mut Compiler<'_>, written: &config::Route, key: &RouteKey, at
         c.fault(place, client, "no client_id", "write the app's id");
     }
     let claims = written.claims.iter().filter_map(|(name, values)| claim_rule(c, name, &values.0, key, at)).collect();
-    Requirement::Token(Rules { scopes, claims, clients: written.clients.clone() })
+    Requirement::Token(Rules { scopes, claims, clients: written.clients.clone(), step_up: step_up(c, written, at) })
+}
+
+fn step_up(c: &mut Compiler<'_>, written: &config::Route, at: &Trail) -> StepUp {
+    let below = |step: &str| at.iter().cloned().chain([step.to_owned()]).collect::<Trail>();
+    // They stand in the challenge, separated by spaces (RFC 9470 §3).
+    for acr in written.acr_values.iter().filter(|acr| !is_scope_token(acr)) {
+        c.fault(below("acr_values"), acr, "no authentication context", "write one word without quotes, as the issuer puts it into acr");
+    }
+    if let Some(max_age) = written.max_age.filter(|age| age.0.subsec_millis() != 0) {
+        c.fault(below("max_age"), &max_age.to_string(), "no age of a sign-in", "write whole seconds, as in 5m");
+    }
+    StepUp { acr_values: written.acr_values.clone(), max_age_seconds: written.max_age.map(|age| age.0.as_secs()) }
 }
 
 fn claim_rule(c: &mut Compiler<'_>, name: &str, values: &[String], key: &RouteKey, at: &Trail) -> Option<ClaimRule> {

@@ -21,6 +21,12 @@ impl fmt::Display for Requirement {
         if !rules.clients.is_empty() {
             write!(f, ", client {}", rules.clients.join("|"))?;
         }
+        if !rules.step_up.acr_values.is_empty() {
+            write!(f, ", signed in as {}", rules.step_up.acr_values.join("|"))?;
+        }
+        if let Some(seconds) = rules.step_up.max_age_seconds {
+            write!(f, ", signed in {seconds} s ago at most")?;
+        }
         Ok(())
     }
 }

@@ -25,6 +25,7 @@ mod registration;
 mod revocation;
 mod route_key;
 mod scope;
+mod step_up;
 mod table;
 mod tenant;
 
@@ -52,6 +53,7 @@ pub use registration::{OwnEndpoint, RedirectRules, Registration};
 pub use revocation::{REVOKED_LIFT_WINDOW_MS, Revocations};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
+pub use step_up::StepUp;
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
@@ -219,6 +221,7 @@ pub struct Rules {
     pub scopes: ScopeRule,
     pub claims: Vec<ClaimRule>,
     pub clients: Vec<String>,
+    pub step_up: StepUp,
 }
 
 /// A header that tells the upstream who is calling.

@@ -106,8 +106,8 @@ async fn serve(
             Ok(Good { status: StatusCode::OK, body: Bytes::from_owner(copy) })
         }
         (OwnEndpoint::Register, _) => {
-            office.admits(caller.token.as_deref())?;
             let body = body(policy, request).await?;
+            office.admits(caller.token.as_deref())?;
             good(StatusCode::CREATED, office.register(caller, &body).await?)
         }
         (OwnEndpoint::Client, "PUT") => {
@@ -122,15 +122,15 @@ async fn serve(
     }
 }
 
-/// The body: JSON (RFC 7591 §3.1), of bounded size, in bounded time.
+/// The body: JSON (RFC 7591 §3.1), of bounded size, in bounded time. It is read before anything is refused: over HTTP/2 a body
+/// that is dropped resets the stream, and some clients then lose the answer.
 async fn body(policy: &Policy, request: Request<Incoming>) -> Result<Bytes, Trouble> {
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !content_type.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json")) {
-        return Err(Refusal::Metadata("Content-Type is not application/json").into());
-    }
+    let json = content_type.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"));
     let collected = timeout(policy.timeouts.body, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
     match collected {
         Err(_) => Err(Trouble::Failed(Failure::BodyTooSlow)),
+        Ok(Ok(_)) if !json => Err(Refusal::Metadata("Content-Type is not application/json").into()),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Trouble::Failed(Failure::BodyTooLarge)),
         Ok(Err(_)) => Err(Trouble::Failed(Failure::BodyBroken)),

@@ -26,7 +26,7 @@ pub struct Caller {
 }
 
 impl Office {
-    /// Whether somebody with this token may register (RFC 7591 §3): looked at before the body is read.
+    /// Whether somebody with this token may register (RFC 7591 §3).
     pub fn admits(&self, token: Option<&str>) -> Result<(), Refusal> {
         match token {
             _ if self.settings.initial_access_tokens.is_empty() => Ok(()),

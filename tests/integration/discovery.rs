@@ -2,6 +2,7 @@
 //! RFC 6750, the authorization part of MCP).
 
 use serde_json::json;
+use wicketgate::demo::issuer::TokenRequest;
 
 use super::support::*;
 
@@ -89,6 +90,45 @@ async fn offline_access_is_advertised_nowhere_even_if_a_route_names_it() {
     assert!(challenge.contains("scope=\"read:weather\"") && !challenge.contains("offline"), "{challenge}");
     let challenge = gate.get("/x").token(&token(&issuer, "read:weather")).send().await.header("www-authenticate").unwrap();
     assert!(!challenge.contains("offline"), "{challenge}");
+}
+
+/// RFC 9470 §3: 401 with `insufficient_user_authentication`, `acr_values`, `max_age`, and the scopes with which the token goes on.
+#[tokio::test]
+async fn a_sign_in_that_is_too_old_or_too_weak_is_asked_for_again() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let routes = "
+      GET /x: { scopes: read:weather, acr_values: [gold, silver], max_age: 5m }
+      GET /y: { access: authenticated, max_age: 1h }
+      GET /z: write:weather";
+    let gate = gate(&issuer, &upstream).routes(routes).start().await;
+    let now = wicketgate::clock::unix_now();
+    let token = |scope: &str, claims: serde_json::Value| {
+        issuer.token(TokenRequest {
+            resource: RESOURCE.to_owned(),
+            scope: Some(scope.to_owned()),
+            claims: claims.as_object().unwrap().clone(),
+            ..TokenRequest::default()
+        })
+    };
+    let good = token("read:weather write:weather", json!({ "acr": "silver", "auth_time": now - 200 }));
+    assert_eq!(gate.get("/x").token(&good).send().await.status, 200);
+    for claims in [
+        json!({}),
+        json!({ "acr": "bronze", "auth_time": now }),
+        json!({ "acr": "gold" }),
+        json!({ "acr": "gold", "auth_time": now - 400 }),
+    ] {
+        let answer = gate.get("/x").token(&token("read:weather write:weather", claims.clone())).send().await;
+        assert_eq!((answer.status, answer.code().as_str()), (401, "sign_in_insufficient"), "{claims}");
+        let challenge = answer.header("www-authenticate").unwrap();
+        assert!(challenge.starts_with("Bearer error=\"insufficient_user_authentication\", "), "{challenge}");
+        assert!(challenge.ends_with("scope=\"read:weather write:weather\", acr_values=\"gold silver\", max_age=\"300\""), "{challenge}");
+    }
+    // Nobody is asked to sign in for what is refused anyway.
+    assert_eq!(gate.get("/x").token(&token("write:weather", json!({}))).send().await.status, 403);
+    let old = gate.get("/y").token(&token("", json!({ "auth_time": now - 7200 }))).send().await.header("www-authenticate").unwrap();
+    assert!(old.contains("max_age=\"3600\"") && !old.contains("acr_values") && !old.contains("scope="), "{old}");
+    assert_eq!(upstream.received().len(), 1);
 }
 
 /// Without registration the gate is no authorization server and does not look like one.

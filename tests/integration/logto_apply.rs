@@ -256,6 +256,25 @@ async fn pruning_deletes_only_apps_that_apply_made_for_these_resources() {
     assert_eq!(logto.tenant(|tenant| tenant.roles.len()), 2, "a role is never deleted");
 }
 
+/// An agent chooses its own name: it must not be given what the app of that name is to have.
+#[tokio::test]
+async fn an_app_that_an_agent_registered_is_never_taken_for_one_that_the_configuration_names() {
+    let logto = FakeLogto::start().await;
+    let impostor = logto.tenant(|tenant| {
+        let id = tenant.add_application("WeatherBot", "Traditional", true);
+        let app = tenant.applications.iter_mut().find(|app| app["id"] == id.as_str()).unwrap();
+        app["customData"] = json!({ "wicketgate": { "registered": 1_795_361_886, "state": "done" } });
+        id
+    });
+    let api = ManagementApi::new(logto.access()).unwrap();
+    apply(&api, WHOLE, true).await.unwrap();
+    let (held, bots) = logto.tenant(|tenant| {
+        let held = tenant.consent_scopes.iter().chain(&tenant.user_scopes).any(|(app, _)| *app == impostor);
+        (held, tenant.applications.iter().filter(|app| app["name"] == "WeatherBot").count())
+    });
+    assert_eq!((held, bots), (false, 2));
+}
+
 #[tokio::test]
 async fn what_no_step_can_change_is_said_and_nothing_is_guessed() {
     let logto = FakeLogto::start().await;

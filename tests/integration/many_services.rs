@@ -90,6 +90,8 @@ async fn each_service_has_its_document_at_its_own_place_and_nowhere_near() {
         assert_eq!(answer.header("access-control-allow-origin").as_deref(), Some("*"));
         // Any query is ignored, and a token changes nothing.
         assert_eq!(gate.get(&format!("{path}?a=b")).token("x").send().await.status, 200);
+        // So does a closing slash.
+        assert_eq!(gate.get(&format!("{path}/")).send().await.json()["resource"], resource);
     }
     for near in ["/mcp/tools", "/MCP", "/weather", "x"] {
         assert_eq!(gate.get(&format!("{DOCUMENT}{near}")).send().await.status, 404, "{near}");
