@@ -51,7 +51,7 @@ impl Gate {
         introspector.adopt(introspector.prepare(&policy)?);
         let consents = ConsentDesk::new(observer.metrics.consents.clone());
         consents.adopt(consents.prepare(&policy)?);
-        let registrar = Registrar::new(observer.metrics.registration.clone());
+        let registrar = Registrar::new(observer.clone());
         registrar.adopt(registrar.prepare(&policy)?);
         keys.adopt(&policy)?;
         let shared = Shared::follow(None, &policy)?;

@@ -1,6 +1,11 @@
-//! One line for each app that is made, changed or taken away: who came, and what it was given. The seam to the audit log.
+//! One record for each app that is made, changed or taken away: who came, and what it was given.
 
 use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::clock;
+use crate::observe::{AuditKind, AuditTrail};
 
 /// What happened to an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +31,7 @@ impl Happened {
     }
 }
 
-/// An app, as far as the audit log names it. The name is what users read; it has no control characters.
+/// An app, as far as the audit trail names it. The name is what users read; it has no control characters.
 pub struct Entry<'a> {
     pub client_id: &'a str,
     pub name: &'a str,
@@ -36,16 +41,48 @@ pub struct Entry<'a> {
     pub request_id: Option<&'a str>,
 }
 
-pub fn write(happened: Happened, entry: &Entry<'_>) {
+/// As it stands in the trail. It is recorded whatever `audit.records` says.
+#[derive(Serialize)]
+struct Registration<'a> {
+    change: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<IpAddr>,
+    agent: Agent<'a>,
+    redirect_uris: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    scope: &'a str,
+}
+
+#[derive(Serialize)]
+struct Agent<'a> {
+    client_id: &'a str,
+    name: &'a str,
+}
+
+impl AuditKind for Registration<'_> {
+    const NAME: &'static str = "registration";
+}
+
+/// Into the trail; where there is none, into the log, since nobody makes an app unseen.
+pub fn write(trail: &AuditTrail, happened: Happened, entry: &Entry<'_>) {
+    let &Entry { client_id, name, redirect_uris, scope, address, request_id } = entry;
+    let change = happened.label();
+    if trail.is_on() {
+        let agent = Agent { client_id, name };
+        let record = Registration { change, request_id, peer: address, agent, redirect_uris, scope };
+        return trail.write(&record, clock::wall_now());
+    }
     tracing::info!(
         target: "audit",
         event = "client_registration",
-        change = happened.label(),
-        client_id = entry.client_id,
-        client_name = entry.name,
-        redirect_uris = entry.redirect_uris.join(" "),
-        scope = entry.scope,
-        peer = entry.address.map(tracing::field::display),
-        request_id = entry.request_id,
+        change,
+        client_id,
+        client_name = name,
+        redirect_uris = redirect_uris.join(" "),
+        scope,
+        peer = address.map(tracing::field::display),
+        request_id,
     );
 }

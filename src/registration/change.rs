@@ -82,7 +82,7 @@ impl Office {
             address: caller.address,
             request_id: Some(&caller.request_id),
         };
-        audit::write(Happened::Deleted, &entry);
+        audit::write(&self.observer.audit, Happened::Deleted, &entry);
         Ok(())
     }
 

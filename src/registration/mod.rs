@@ -25,7 +25,7 @@ pub use office::Office;
 pub use register::Caller;
 
 use crate::clock::{self, UnixSeconds};
-use crate::observe::RegistrationMetrics;
+use crate::observe::Observer;
 use crate::policy::Policy;
 
 /// Clients that were seen lately; more of them are asked about more often.
@@ -42,7 +42,7 @@ pub struct Registrar {
     office: watch::Sender<Option<Arc<Office>>>,
     on: AtomicBool,
     seen: Arc<Seen>,
-    metrics: RegistrationMetrics,
+    observer: Arc<Observer>,
     task: AbortHandle,
 }
 
@@ -54,18 +54,18 @@ impl Drop for Registrar {
 
 impl Registrar {
     /// Starts the task that takes unused apps away; it rests while there is nothing to do.
-    pub fn new(metrics: RegistrationMetrics) -> Self {
+    pub fn new(observer: Arc<Observer>) -> Self {
         let (office, current) = watch::channel(None);
         let (waiting, clients) = mpsc::channel(WAITING_MAX);
         let seen = Arc::new(Seen { clients: Cache::new(SEEN_COUNT_MAX), waiting });
         let task = tokio::spawn(sweep::keep(current, clients, seen.clone())).abort_handle();
-        Self { office, on: AtomicBool::new(false), seen, metrics, task }
+        Self { office, on: AtomicBool::new(false), seen, observer, task }
     }
 
     /// The office of a policy. What the new one has in common with the old one stays: counts of limits, the token for Logto.
     pub fn prepare(&self, policy: &Policy) -> Result<Option<Arc<Office>>, String> {
         let known = self.office();
-        Office::of(policy, known.as_ref(), &self.metrics)
+        Office::of(policy, known.as_ref(), &self.observer)
     }
 
     pub fn adopt(&self, office: Option<Arc<Office>>) {

@@ -11,7 +11,7 @@ use super::metadata::IssuerMetadata;
 use crate::clock;
 use crate::logto::{ConsentScopes, LogtoError, ManagementApi};
 use crate::oauth::registration::{Granted, Refusal};
-use crate::observe::RegistrationMetrics;
+use crate::observe::{Observer, RegistrationMetrics};
 use crate::policy::{LogtoAccess, Policy, Registration, ScopeOf};
 
 /// How long the ids of scopes are taken for granted.
@@ -33,11 +33,12 @@ pub struct Office {
     /// Apps are made one after the other, so that the quota holds.
     pub(super) making: Mutex<()>,
     pub(super) metrics: RegistrationMetrics,
+    pub(super) observer: Arc<Observer>,
 }
 
 impl Office {
     /// The office of a policy; the known one if nothing that it works with has changed.
-    pub fn of(policy: &Policy, known: Option<&Arc<Self>>, metrics: &RegistrationMetrics) -> Result<Option<Arc<Self>>, String> {
+    pub fn of(policy: &Policy, known: Option<&Arc<Self>>, observer: &Arc<Observer>) -> Result<Option<Arc<Self>>, String> {
         let (Some(settings), Some(logto)) = (&policy.registration, &policy.logto) else { return Ok(None) };
         let fetching = (policy.keys.timeout.0, policy.limits.key_set_bytes);
         if let Some(known) = known
@@ -65,7 +66,8 @@ impl Office {
             metadata: IssuerMetadata::new(policy)?,
             fetching,
             making: Mutex::default(),
-            metrics: metrics.clone(),
+            metrics: observer.metrics.registration.clone(),
+            observer: observer.clone(),
         })))
     }
 

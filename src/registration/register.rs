@@ -145,6 +145,6 @@ impl Office {
             address: caller.address,
             request_id: Some(&caller.request_id),
         };
-        audit::write(happened, &entry);
+        audit::write(&self.observer.audit, happened, &entry);
     }
 }

@@ -117,7 +117,7 @@ impl Office {
             address: None,
             request_id: None,
         };
-        audit::write(happened, &entry);
+        audit::write(&self.observer.audit, happened, &entry);
     }
 
     /// Writes down that a client is used, if it is one that was registered here.

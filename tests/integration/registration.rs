@@ -544,3 +544,26 @@ async fn a_scope_that_logto_does_not_have_is_not_promised() {
     let answer = register(&gate, json!({})).await;
     assert_eq!((answer.status, answer.json()["scope"].as_str()), (201, Some("profile")), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn the_audit_trail_tells_which_apps_were_made_and_taken_away_and_no_secret() {
+    let (issuer, upstream) = (tenant().await, Upstream::friendly().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let audit = format!("audit: {{ records: refusals, to: {{ file: '{}' }} }}", path.display());
+    let gate = registering(&issuer, &upstream, &audit).start().await;
+    let body = register(&gate, json!({ "scope": "read:weather" })).await.json();
+    let (client, token) = (text(&body, "client_id"), text(&body, "registration_access_token"));
+    let ended = gate.ask("DELETE", &own_address(&body)).token(token).send().await;
+    assert_eq!(ended.status, 204);
+
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("both are recorded", || async { read().matches(r#""audit":"registration""#).count() == 2 }).await;
+    let records: Vec<Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<&Value> = records.iter().filter(|record| record["audit"] == "registration").collect();
+    assert_eq!((&told[0]["change"], &told[1]["change"]), (&json!("registered"), &json!("deleted")));
+    assert_eq!(told[0]["agent"], json!({ "client_id": client, "name": "WeatherBot" }));
+    assert_eq!((&told[0]["scope"], &told[0]["redirect_uris"]), (&json!("read:weather"), &json!([CALLBACK])));
+    assert_eq!(told[0]["peer"], "127.0.0.1");
+    assert!(!read().contains(token), "a registration access token is in the trail");
+}

@@ -132,6 +132,11 @@ impl AuditTrail {
         }
     }
 
+    /// Whether there is a place for records.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_open()
+    }
+
     /// Puts a record down. `at` is when what it tells of began.
     pub fn write<K: Kind>(&self, record: &K, at: SystemTime) {
         if !self.queue.is_open() {
