@@ -36,6 +36,7 @@ pub mod observe;
 pub mod introspection;
 
 pub mod consent;
+
 pub mod registration;
 
 pub mod proxy;

@@ -12,7 +12,7 @@ use super::compile_issuer::{self, Issuers};
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
 use super::{Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_webhook};
-use crate::config::{self, Config, Fault, Span, Trail};
+use crate::config::{self, Config, Fault, Secret, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
 pub type Files<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
@@ -53,6 +53,13 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+
+    /// What stands alone in a file, without the end of its line.
+    pub fn secret_file(&mut self, trail: Trail, path: &str, cure: &str) -> Option<Secret> {
+        let bytes = self.file(trail.clone(), path)?;
+        let text = String::from_utf8(bytes).map_err(|_| self.fault(trail, path, "the file is not text", cure)).ok()?;
+        Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
     }
 }
 
@@ -356,5 +363,27 @@ fn warn(c: &mut Compiler<'_>, policy: &Policy) {
         if service.forward_authorization {
             c.warnings.push(format!("{name}: callers' access tokens are passed on to the upstream"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_stands_alone_in_its_file_and_a_file_that_is_no_text_is_a_fault() {
+        let files = |path: &str| match path {
+            "unix" => Ok(b" se cret\n".to_vec()),
+            "dos" => Ok(b" se cret\r\n".to_vec()),
+            _ => Ok(b"se\xffcret".to_vec()),
+        };
+        let mut compiler = Compiler { faults: Vec::new(), warnings: Vec::new(), files: &files };
+        for path in ["unix", "dos"] {
+            assert_eq!(compiler.secret_file(trail(&[&"x"]), path, "").unwrap().expose(), " se cret");
+        }
+        assert!(compiler.faults.is_empty());
+        assert!(compiler.secret_file(trail(&[&"x"]), "bytes", "put it alone there").is_none());
+        let said = format!("{:?}", compiler.faults);
+        assert!(compiler.faults.len() == 1 && said.contains("the file is not text") && !said.contains("cret"), "{said}");
     }
 }

@@ -67,13 +67,7 @@ fn secret(c: &mut Compiler<'_>, written: &config::Introspection, at: &Trail) -> 
     let file_at = || at.iter().cloned().chain(["client_secret_file".to_owned()]).collect::<Trail>();
     let secret = match (&written.client_secret, &written.client_secret_file) {
         (Some(secret), None) => secret.clone(),
-        (None, Some(path)) => match String::from_utf8(c.file(file_at(), path)?) {
-            Ok(text) => Secret::new(text.trim_end_matches(['\r', '\n'])),
-            Err(_) => {
-                c.fault(file_at(), path, "the file is not text", "put the secret alone into it");
-                return None;
-            }
-        },
+        (None, Some(path)) => c.secret_file(file_at(), path, "put the secret alone into it")?,
         _ => {
             c.fault(at.clone(), "", "no secret, or two", "give exactly one of client_secret and client_secret_file");
             return None;

@@ -103,19 +103,13 @@ fn management_api(endpoint: &Url) -> String {
 
 fn secret(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<config::Secret> {
     let secret = match (&logto.app_secret, &logto.app_secret_file) {
-        (Some(secret), None) => Some(secret.clone()),
-        (None, Some(path)) => c.file(trail(&[&"logto", &"app_secret_file"]), path).and_then(|bytes| match String::from_utf8(bytes) {
-            Ok(text) => Some(config::Secret::new(text.trim_end_matches(['\r', '\n']))),
-            Err(_) => {
-                c.fault(trail(&[&"logto", &"app_secret_file"]), path, "the file is not text", "put the secret alone into it");
-                None
-            }
-        }),
+        (Some(secret), None) => secret.clone(),
+        (None, Some(path)) => c.secret_file(trail(&[&"logto", &"app_secret_file"]), path, "put the secret alone into it")?,
         _ => {
             c.fault(trail(&[&"logto"]), "", "no secret, or two", "give exactly one of app_secret and app_secret_file");
-            None
+            return None;
         }
-    }?;
+    };
     if secret.expose().is_empty() {
         c.fault(trail(&[&"logto"]), "", "an empty secret", "put the app's secret there");
     }

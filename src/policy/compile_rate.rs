@@ -133,14 +133,7 @@ fn address(c: &mut Compiler<'_>, state: &config::State) -> Option<Secret> {
         (Some(url), None) => Some(url.clone()),
         (None, Some(path)) => {
             let at = trail(&[&"state", &"redis_file"]);
-            let bytes = c.file(at.clone(), path)?;
-            match String::from_utf8(bytes) {
-                Ok(text) => Some(Secret::new(text.trim())),
-                Err(_) => {
-                    c.fault(at, path, "the file is not text", "put the address alone into it");
-                    None
-                }
-            }
+            c.secret_file(at, path, "put the address alone into it").map(|address| Secret::new(address.expose().trim()))
         }
         (Some(_), Some(_)) => {
             c.fault(trail(&[&"state"]), "", "two addresses of Redis", "give one of redis and redis_file");

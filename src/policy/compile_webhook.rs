@@ -70,14 +70,8 @@ fn signing_key(c: &mut Compiler<'_>, logto: &config::Logto) -> Option<Secret> {
     let key = match (&logto.webhook_signing_key, &logto.webhook_signing_key_file) {
         (Some(key), None) => key.clone(),
         (None, Some(path)) => {
-            let at = || trail(&[&"logto", &"webhook_signing_key_file"]);
-            match String::from_utf8(c.file(at(), path)?) {
-                Ok(text) => Secret::new(text.trim_end_matches(['\r', '\n'])),
-                Err(_) => {
-                    c.fault(at(), path, "the file is not text", "put the signing key alone into it");
-                    return None;
-                }
-            }
+            let at = trail(&[&"logto", &"webhook_signing_key_file"]);
+            c.secret_file(at, path, "put the signing key alone into it")?
         }
         _ => {
             c.fault(trail(&[&"logto"]), "", "two signing keys", "give one of webhook_signing_key and webhook_signing_key_file");

@@ -58,7 +58,7 @@ impl Limits {
 }
 
 /// What counts as one address: one of IPv4, a /64 of IPv6, which is the least that a customer gets.
-pub fn address_key(address: IpAddr) -> IpAddr {
+fn address_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

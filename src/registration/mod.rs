@@ -20,7 +20,6 @@ use quick_cache::sync::Cache;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-pub use limits::address_key;
 pub use office::Office;
 pub use register::Caller;
 

@@ -364,6 +364,28 @@ async fn one_address_registers_so_often_and_no_more_also_after_a_reload() {
 }
 
 #[tokio::test]
+async fn nobody_makes_up_an_address_by_a_line_that_cannot_be_read() {
+    let (issuer, upstream) = (tenant().await, Upstream::friendly().await);
+    let gate = registering(&issuer, &upstream, "  per_address_per_hour: 2").settings("trusted_proxies: [127.0.0.1]").start().await;
+    let mut statuses = Vec::new();
+    for i in 1..=3 {
+        // What the client wrote, and behind it, in the same line, what the proxy saw.
+        let made_up = format!("X-Forwarded-For: 203.0.113.{i}");
+        let asked = send(&gate, "POST", "/register", &metadata(&json!({}))).header(&made_up);
+        statuses.push(asked.header("X-Forwarded-For: \u{e9}, 192.0.2.1").send().await.status);
+    }
+    assert_eq!(statuses, [201, 201, 429], "what stands before such a line is the client's own word");
+
+    // Some proxies write the port, too.
+    let mut statuses = Vec::new();
+    for port in [4711, 4712, 4713] {
+        let seen = format!("X-Forwarded-For: 192.0.2.7:{port}");
+        statuses.push(send(&gate, "POST", "/register", &metadata(&json!({}))).header(&seen).send().await.status);
+    }
+    assert_eq!(statuses, [201, 201, 429]);
+}
+
+#[tokio::test]
 async fn there_are_no_more_apps_than_the_quota_however_many_come_at_once() {
     let (issuer, upstream) = (tenant().await, Upstream::friendly().await);
     let gate = registering(&issuer, &upstream, "  quota: 3").start().await;
