@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::admin_revocations;
+use super::audit::AuditTrail;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
 use crate::access::Snapshot;
@@ -44,6 +45,7 @@ pub trait AdminView: Send + Sync + 'static {
     fn metrics(&self) -> &Metrics;
     fn rates(&self) -> &Rates;
     fn revocations(&self) -> &Revocations;
+    fn audit(&self) -> &AuditTrail;
     /// What instances share, if they share anything.
     fn shared(&self) -> Option<Arc<Shared>>;
 }

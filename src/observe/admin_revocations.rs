@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::admin::{AdminView, typed};
+use super::audit::Revocation as RevocationAudit;
 use crate::access::{Revocation, RevokedBy, Revokes};
 use crate::clock::{self, UnixSeconds};
 
@@ -97,6 +98,7 @@ async fn revoke(wish: Wish, view: &dyn AdminView) -> Response<Full<Bytes>> {
         Ok(taken) => {
             let id = taken.revocation.id();
             tracing::info!(target: "wicketgate::revocation", id, by = "operator", shared = taken.shared, "revoked");
+            view.audit().write(&RevocationAudit::by_operator("revoked", &id, &taken.revocation.revokes), clock::wall_now());
             let mut shown = shown(&taken.revocation);
             if let Some(shared) = taken.shared {
                 shown["shared"] = json!(shared);
@@ -146,6 +148,7 @@ async fn lift(id: &str, view: &dyn AdminView) -> Response<Full<Bytes>> {
     match view.revocations().lift(id).await {
         Ok(Some(revocation)) => {
             tracing::info!(target: "wicketgate::revocation", id, by = "operator", "lifted");
+            view.audit().write(&RevocationAudit::by_operator("lifted", id, &revocation.revokes), clock::wall_now());
             json_answer(StatusCode::OK, &shown(&revocation))
         }
         Ok(None) => refused(StatusCode::NOT_FOUND, "no such revocation"),

@@ -13,7 +13,7 @@ mod record;
 mod revocation_metrics;
 
 pub use admin::{Admin, AdminView};
-pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as ReloadAudit};
+pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as ReloadAudit, Revocation as RevocationAudit};
 pub use consent_metrics::ConsentMetrics;
 pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};

@@ -11,7 +11,7 @@ use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
-use crate::observe::{AdminView, Health, Metrics, Observer};
+use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer};
 use crate::policy::Policy;
 use crate::rate::Rates;
 use crate::registration::Registrar;
@@ -185,6 +185,10 @@ impl Gate {
 }
 
 impl AdminView for Gate {
+    fn audit(&self) -> &AuditTrail {
+        &self.observer.audit
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }

@@ -11,6 +11,7 @@ use super::gate::Gate;
 use crate::access::Snapshot;
 use crate::clock;
 use crate::logto::{SIGNATURE_HEADER, UserEvent, WEBHOOK_BYTES_MAX, Webhook, WebhookFault, read_webhook};
+use crate::observe::RevocationAudit;
 
 /// Takes one. Whoever does not know the key learns nothing but that.
 pub async fn take(gate: &Gate, snapshot: &Snapshot, request: http::Request<Incoming>) -> Result<Response<ResponseBody>, Failure> {
@@ -69,6 +70,7 @@ async fn apply(gate: &Gate, snapshot: &Snapshot, webhook: Webhook) -> (&'static 
             // Not before: Logto tries again what was not taken.
             gate.revocations.note_seen(signature);
             tracing::info!(target: "wicketgate::revocation", event = event.label(), user, by = "webhook", "taken");
+            gate.observer.audit.write(&RevocationAudit::by_webhook(event.label(), &user), clock::wall_now());
             ("taken", Ok(()))
         }
         Err(reason) => {

@@ -160,8 +160,8 @@ async fn the_table_of_the_record_names_exactly_what_records_have() {
     names(&deepest.unwrap(), "act", &mut found);
     // Known only where consents are asked for: see `consent`.
     found.insert("agent.name".to_owned());
-    // Of a kind of its own: see `registration`.
-    found.extend(["change", "redirect_uris", "scope"].map(str::to_owned));
+    // Of kinds of their own: see `registration` and `revocations`.
+    found.extend(["change", "redirect_uris", "scope", "by", "id"].map(str::to_owned));
 
     let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
     let table = docs.split("<!-- audit record: begin -->").nth(1).unwrap().split("<!-- audit record: end -->").next().unwrap();

@@ -274,3 +274,32 @@ async fn without_a_signing_key_there_is_no_webhook_and_a_reload_brings_it_and_ke
     assert_eq!(deliver(&gate, &deleted).await.status, 204);
     assert_eq!(ask(&gate, &token_of(&issuer, "bob", "weatherbot", json!({}))).await, revoked());
 }
+
+#[tokio::test]
+async fn the_audit_trail_tells_whose_tokens_were_ended_and_by_whom() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = format!("{}\naudit: {{ records: refusals, to: {{ file: '{}' }} }}", logto(&issuer), path.display());
+    let gate = gate(&issuer, &upstream).settings(&settings).start().await;
+
+    let id = revoke(&gate, &json!({ "sub": "alice", "client_id": "weatherbot" })).await.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(admin(&gate, "DELETE", &format!("/revocations/{id}")).send().await.status, 200);
+    let body = event("User.SuspensionStatus.Updated", "bob", 0, Some(true));
+    let told =
+        gate.ask("POST", HOOK).header("Content-Type: application/json").header(&format!("logto-signature-sha-256: {}", signature(&body)));
+    assert_eq!(told.body(&body).send().await.status, 204);
+
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("all are recorded", || async { read().matches(r#""audit":"revocation""#).count() == 3 }).await;
+    let records = read()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|record| record["audit"] == "revocation")
+        .collect::<Vec<_>>();
+    let told: Vec<_> =
+        records.iter().map(|record| [&record["change"], &record["by"], &record["user"]["sub"], &record["agent"]["client_id"]]).collect();
+    assert_eq!(told[0], ["revoked", "operator", "alice", "weatherbot"].map(Value::from).each_ref());
+    assert_eq!(told[1], ["lifted", "operator", "alice", "weatherbot"].map(Value::from).each_ref());
+    assert_eq!(told[2], [&json!("suspended"), &json!("webhook"), &json!("bob"), &Value::Null]);
+}

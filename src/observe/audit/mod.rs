@@ -7,6 +7,7 @@
 mod access;
 mod file;
 mod queue;
+mod revocation;
 mod sink;
 mod syslog;
 mod writer;
@@ -20,6 +21,8 @@ use time::format_description::well_known::Iso8601;
 use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
 
 pub(super) use access::{Access, Scopes, required};
+pub use revocation::Revocation;
+
 use queue::{Line, Order, Queue};
 use sink::Sink;
 
