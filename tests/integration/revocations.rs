@@ -274,3 +274,17 @@ async fn without_a_signing_key_there_is_no_webhook_and_a_reload_brings_it_and_ke
     assert_eq!(deliver(&gate, &deleted).await.status, 204);
     assert_eq!(ask(&gate, &token_of(&issuer, "bob", "weatherbot", json!({}))).await, revoked());
 }
+
+#[tokio::test]
+async fn a_webhook_that_was_taken_is_no_refusal_in_the_audit_trail() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let audit = format!("audit: {{ records: refusals, to: {{ file: '{}' }} }}", path.display());
+    let gate = gate(&issuer, &upstream).settings(&logto(&issuer)).settings(&audit).start().await;
+    assert_eq!(deliver(&gate, &event(SUSPENSION, "alice", 0, Some(true))).await.status, 204);
+    assert_eq!(gate.ask("POST", HOOK).body("{}").send().await.status, 401);
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("the refusal is recorded", || async { read().contains("webhook_unsigned") }).await;
+    assert_eq!(read().matches(r#""audit":"access""#).count(), 1, "{}", read());
+}
