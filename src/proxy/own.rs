@@ -10,7 +10,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
     ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -19,11 +19,12 @@ use super::body::ResponseBody;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::respond::{self, Asked};
-use super::rewrite::{X_FORWARDED_FOR, X_REQUEST_ID};
+use super::rewrite::X_REQUEST_ID;
 use crate::access::Snapshot;
 use crate::oauth::registration::{Refusal, bearer, describe};
 use crate::observe::Outcome;
 use crate::policy::{OwnEndpoint, Policy};
+use crate::rate::client_address;
 use crate::registration::{Caller, Office};
 
 /// A registration; more is none.
@@ -64,7 +65,7 @@ pub async fn answer(
         // A reload took it away in between.
         (false, None) => Err(Refusal::LogtoAway { seconds: 1 }.into()),
         (false, Some(office)) => {
-            let address = client_address(policy, peer, request.headers());
+            let address = client_address(peer, request.headers(), &policy.trusted_proxies);
             let token = bearer(request.headers()).map(str::to_owned);
             let caller = Caller { address, request_id: asked.request_id.to_owned(), token };
             serve(&office, policy, endpoint, client.unwrap_or_default(), caller, request).await
@@ -174,20 +175,4 @@ fn refused(refusal: Refusal, asked: &Asked<'_>) -> Response<ResponseBody> {
     headers.extend(challenge.and_then(|text| HeaderValue::try_from(text).ok()).map(|value| (WWW_AUTHENTICATE, value)));
     headers.extend(refusal.retry_after().map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds))));
     response
-}
-
-/// The address that registered: what trusted proxies in front say, as far back as they are trusted.
-fn client_address(policy: &Policy, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-    let trusted = |address: &IpAddr| policy.trusted_proxies.iter().any(|net| net.contains(address));
-    let mut address = peer?;
-    let lines = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
-    let said: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
-    let mut said = said.into_iter().rev();
-    while trusted(&address) {
-        match said.next().and_then(|text| text.parse().ok()) {
-            Some(before) => address = before,
-            None => break,
-        }
-    }
-    Some(address)
 }
