@@ -278,6 +278,16 @@ mod tests {
         }
     }
 
+    /// Limits by organization and the audit trail look for them, whatever the headers name.
+    #[test]
+    fn who_acts_and_for_which_organization_is_kept() {
+        let gate = gate("");
+        let body = json!({ "active": true, "sub": "u", "token_type": "Bearer", "aud": "https://a.example", "organization_id": "o", "act": { "sub": "a" } });
+        let Said::Answer { introspected, .. } = said(&gate, TOKEN, &body.to_string()) else { panic!("an answer") };
+        let kept = introspected.outcome().expect("claims");
+        assert_eq!((&kept.claims.all["organization_id"], &kept.claims.all["act"]), (&json!("o"), &json!({ "sub": "a" })));
+    }
+
     #[test]
     fn the_upstream_is_told_what_the_configuration_names_and_nothing_else_is_kept() {
         let gate = gate("");

@@ -10,6 +10,9 @@ use super::compile_issuer::is_loopback;
 use super::{EndpointSource, Introspection, Issuer, KeySource, Requirement, Service};
 use crate::config::{self, AudienceCheck, Secret, Span, Trail};
 
+/// What limits and the audit trail read of a token, whatever the rules and headers name.
+const READ_BY_THE_GATE: [&str; 2] = ["organization_id", "act"];
+
 /// Claims of an answer by RFC 7662 §2.2, beside `active`.
 const STANDARD_CLAIMS: [&str; 11] = ["scope", "client_id", "username", "token_type", "exp", "iat", "nbf", "sub", "aud", "iss", "jti"];
 
@@ -166,7 +169,7 @@ fn endpoint(c: &mut Compiler<'_>, written: &config::Introspection, issuer: &Issu
 
 /// What is kept of an answer: an issuer may put anything else into it.
 fn kept_claims(service: &Service) -> Vec<String> {
-    let mut names: Vec<String> = STANDARD_CLAIMS.map(str::to_owned).to_vec();
+    let mut names: Vec<String> = STANDARD_CLAIMS.into_iter().chain(READ_BY_THE_GATE).map(str::to_owned).collect();
     names.extend(service.identity.iter().flat_map(|header| header.claim.top_names()));
     for route in &service.routes {
         if let Requirement::Token(rules) = &route.requirement {

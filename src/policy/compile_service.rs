@@ -151,7 +151,7 @@ fn prefix(c: &mut Compiler<'_>, config: &Config, path: &str, at: Trail) -> Strin
     trimmed.to_owned()
 }
 
-fn is_below(path: &str, prefix: &str) -> bool {
+pub(super) fn is_below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -1,7 +1,9 @@
 //! Compiles Logto's webhook and what is kept of revocations.
 
-use super::compile::{Compiler, METADATA_PREFIX, trail};
+use super::compile::{Compiler, trail};
 use super::compile_logto::issuer_of;
+use super::compile_registration::own_prefixes;
+use super::compile_service::is_below;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::{Issuer, Revocations, Webhook};
@@ -48,8 +50,8 @@ fn check_path(c: &mut Compiler<'_>, config: &Config, path: &str) {
     if !plain || CheckedPath::new(path).is_err() {
         return c.fault(at(), path, "no path", "write whole segments, as in /.well-known/wicketgate/logto-webhook");
     }
-    if path == METADATA_PREFIX || path.starts_with(&format!("{METADATA_PREFIX}/")) {
-        c.fault(at(), path, "the gate's own metadata documents stand there", "choose another path");
+    if own_prefixes(config).iter().any(|own| is_below(path, own)) {
+        c.fault(at(), path, "the gate's own endpoints stand there", "choose another path");
     }
     for (i, service) in config.services.iter().enumerate() {
         let prefix = service.path.trim_end_matches('/');

@@ -91,13 +91,17 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         }
         Ok(Verdict::Own { endpoint, client }) => {
             let (response, ended) = own::answer(&gate, &snapshot, (endpoint, client), request, &asked, peer.address).await;
-            (record.outcome, record.reason, record.detail) = ended;
+            let (outcome, reason, detail) = ended;
+            record.decide(&snapshot.policy, None, None, outcome);
+            (record.reason, record.detail) = (reason, detail);
             return finish(response, record);
         }
         Ok(Verdict::Webhook) => {
-            record.outcome = Outcome::Own;
             return match webhook::take(&gate, &snapshot, request).await {
-                Ok(response) => finish(response, record),
+                Ok(response) => {
+                    record.decide(&snapshot.policy, None, None, Outcome::Own);
+                    finish(response, record)
+                }
                 Err(failure) => finish_failed(failure, String::new(), &asked, record),
             };
         }

@@ -361,6 +361,12 @@ async fn one_address_registers_so_often_and_no_more_also_after_a_reload() {
     gate.rewrite(&yaml).await;
     assert_eq!(from(&gate, "192.0.2.1").await.status, 429, "a reload forgets no count");
     assert_eq!(registered(&issuer).len(), 3);
+    // What a client puts before a line that nobody can read is its own word, and no address of its own.
+    for (client, expected) in [(1, 201), (2, 201), (3, 429)] {
+        let request = send(&gate, "POST", "/register", &metadata(&json!({})));
+        let request = request.header(&format!("X-Forwarded-For: 203.0.113.{client}")).header("X-Forwarded-For: \u{e9}, 192.0.2.3");
+        assert_eq!(request.send().await.status, expected, "{client}");
+    }
 }
 
 #[tokio::test]
@@ -579,7 +585,13 @@ async fn the_audit_trail_tells_which_apps_were_made_and_taken_away_and_no_secret
     let ended = gate.ask("DELETE", &own_address(&body)).token(token).send().await;
     assert_eq!(ended.status, 204);
 
+    // What went well at the gate's own endpoints is no refusal; what did not is one, and is called so.
+    assert_eq!(gate.ask("GET", "/.well-known/oauth-authorization-server").send().await.status, 200);
+    assert_eq!(gate.ask("OPTIONS", "/register").send().await.status, 204);
+    assert_eq!(gate.ask("GET", &own_address(&body)).send().await.status, 401);
+
     let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("the refusal is recorded", || async { read().contains("registration_token_missing") }).await;
     until("both are recorded", || async { read().matches(r#""audit":"registration""#).count() == 2 }).await;
     let records: Vec<Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<&Value> = records.iter().filter(|record| record["audit"] == "registration").collect();
@@ -588,4 +600,7 @@ async fn the_audit_trail_tells_which_apps_were_made_and_taken_away_and_no_secret
     assert_eq!((&told[0]["scope"], &told[0]["redirect_uris"]), (&json!("read:weather"), &json!([CALLBACK])));
     assert_eq!(told[0]["peer"], "127.0.0.1");
     assert!(!read().contains(token), "a registration access token is in the trail");
+    let accesses: Vec<_> = records.iter().filter(|record| record["audit"] == "access").collect();
+    let [refusal] = accesses.as_slice() else { panic!("{accesses:?}") };
+    assert_eq!((&refusal["decision"], &refusal["status"]), (&json!("denied"), &json!(401)));
 }

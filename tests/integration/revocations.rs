@@ -303,3 +303,17 @@ async fn the_audit_trail_tells_whose_tokens_were_ended_and_by_whom() {
     assert_eq!(told[1], ["lifted", "operator", "alice", "weatherbot"].map(Value::from).each_ref());
     assert_eq!(told[2], [&json!("suspended"), &json!("webhook"), &json!("bob"), &Value::Null]);
 }
+
+#[tokio::test]
+async fn a_webhook_that_was_taken_is_no_refusal_in_the_audit_trail() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let audit = format!("audit: {{ records: refusals, to: {{ file: '{}' }} }}", path.display());
+    let gate = gate(&issuer, &upstream).settings(&logto(&issuer)).settings(&audit).start().await;
+    assert_eq!(deliver(&gate, &event(SUSPENSION, "alice", 0, Some(true))).await.status, 204);
+    assert_eq!(gate.ask("POST", HOOK).body("{}").send().await.status, 401);
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until("the refusal is recorded", || async { read().contains("webhook_unsigned") }).await;
+    assert_eq!(read().matches(r#""audit":"access""#).count(), 1, "{}", read());
+}
