@@ -6,6 +6,7 @@ import { after, before, test } from 'node:test';
 import * as openid from 'openid-client';
 
 import { startProvider } from './provider.mjs';
+import { Provider, withClient } from './sdk.mjs';
 import { startServer } from './server.mjs';
 import { freePorts, startGate } from './stage.mjs';
 
@@ -20,7 +21,7 @@ before(async () => {
     issuer: provider.issuer,
     services: [{ name: 'mcp', path: '/mcp', resource, upstream: server.url, routes: { '/mcp': 'mcp:tools', '/mcp/admin': 'mcp:admin' } }],
     logto: { endpoint: provider.endpoint, app_id: 'gate', app_secret: 'gate-secret' },
-    registration: { ceiling: { scopes: ['mcp:tools'] }, confidential: true, reserved_names: ['Weather'], redirect: { hosts: ['agent.example'] } },
+    registration: { advertise: 'gate', ceiling: { scopes: ['mcp:tools'] }, confidential: true, reserved_names: ['Weather'], redirect: { hosts: ['agent.example'] } },
   });
 });
 
@@ -38,13 +39,9 @@ async function register(metadata) {
   return client;
 }
 
-/** The code flow of openid-client; Alice is asked nothing. */
-async function codeFlow(client, redirect, scope) {
-  const auth = client.client_secret ? openid.ClientSecretPost(client.client_secret) : openid.None();
-  const config = await openid.discovery(new URL(provider.issuer), client.client_id, client, auth, { execute: [openid.allowInsecureRequests] });
-  const verifier = openid.randomPKCECodeVerifier();
-  const challenge = { code_challenge: await openid.calculatePKCECodeChallenge(verifier), code_challenge_method: 'S256' };
-  let url = openid.buildAuthorizationUrl(config, { redirect_uri: redirect, scope, resource, ...challenge });
+/** A browser that goes where it is sent, until it is back at the client; Alice is asked nothing. */
+async function follow(start, redirect) {
+  let url = new URL(start);
   const cookies = new Map();
   for (let step = 0; step < 10 && !url.href.startsWith(redirect); step += 1) {
     const response = await fetch(url, { redirect: 'manual', headers: { cookie: [...cookies].map((pair) => pair.join('=')).join('; ') } });
@@ -53,7 +50,18 @@ async function codeFlow(client, redirect, scope) {
     assert(location, `${response.status} ${await response.text()}`);
     url = new URL(location, url);
   }
-  return openid.authorizationCodeGrant(config, url, { pkceCodeVerifier: verifier }, { resource });
+  return { callback: url, pages: [] };
+}
+
+/** The code flow of openid-client. */
+async function codeFlow(client, redirect, scope) {
+  const auth = client.client_secret ? openid.ClientSecretPost(client.client_secret) : openid.None();
+  const config = await openid.discovery(new URL(provider.issuer), client.client_id, client, auth, { execute: [openid.allowInsecureRequests] });
+  const verifier = openid.randomPKCECodeVerifier();
+  const challenge = { code_challenge: await openid.calculatePKCECodeChallenge(verifier), code_challenge_method: 'S256' };
+  const url = openid.buildAuthorizationUrl(config, { redirect_uri: redirect, scope, resource, ...challenge });
+  const { callback } = await follow(url, redirect);
+  return openid.authorizationCodeGrant(config, callback, { pkceCodeVerifier: verifier }, { resource });
 }
 
 async function ask(path, token) {
@@ -88,4 +96,13 @@ test('an app that ends its registration is a client no more', async () => {
   const own = { method: 'DELETE', headers: { authorization: `Bearer ${client.registration_access_token}` } };
   assert.equal((await fetch(client.registration_client_uri, own)).status, 204);
   await assert.rejects(codeFlow(client, redirect, 'mcp:tools'), /client/);
+});
+
+test("the MCP SDK's client goes the whole way here, too: registration, the engine's code flow, a tool's answer", async () => {
+  const sdk = new Provider({ client_name: 'SDK' }, follow);
+  const before = server.seen.length;
+  const answer = await withClient(resource, sdk, (client) => client.callTool({ name: 'whoami' }));
+  assert.equal(answer.content[0].text, server.seen.at(-1).subject);
+  assert.equal(sdk.consents, 1);
+  for (const { client, authorization } of server.seen.slice(before)) assert.deepEqual([client, authorization], [sdk.client.client_id, undefined]);
 });
