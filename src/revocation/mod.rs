@@ -107,10 +107,12 @@ impl Revocations {
 
     /// Lifts one. Where instances share, not without them: what one of them kept would come back to all.
     pub async fn lift(&self, id: &str) -> Result<Option<Revocation>, Away> {
+        // What this gate says of it may come back to it before the saying is done, so that it is looked for now.
+        let held = self.list().into_iter().find(|revocation| revocation.id() == id);
         if let Some(shared) = self.shared() {
             sharing::tell_lifted(&shared, id, self.token_life()).await?;
         }
-        Ok(self.drop_one(id))
+        Ok(self.drop_one(id).or(held))
     }
 
     /// A user's suspension by Logto's word of this time, in milliseconds. Tokens that are issued later do not count

@@ -102,6 +102,13 @@ test('a revocation and a webhook on one gate end access on the other within 200 
   await until('the other gate lets in again', async () => await one.status('/free', token('user0')) === 200);
 });
 
+test('who lifts a revocation is told so, although the gate may hear of it from the server first', async () => {
+  const wishes = Array.from({ length: 50 }, (_, i) => ({ sub: `lifted${i}` }));
+  const ids = (await Promise.all(wishes.map((wish) => revoke(one, wish)))).map(({ id }) => id);
+  const statuses = await Promise.all(ids.map(async (id) => (await admin(one, 'DELETE', `/revocations/${id}`)).status));
+  assert.deepEqual(new Set(statuses), new Set([200]));
+});
+
 test('a gate that starts later knows what was revoked, and so does one that lost the server meanwhile', async () => {
   const bearer = token('early');
   const { id } = await revoke(one, { sub: 'early' });
