@@ -33,6 +33,8 @@ pub mod revocation;
 
 pub mod observe;
 
+pub mod asking;
+
 pub mod introspection;
 
 pub mod consent;
