@@ -15,6 +15,7 @@ pub enum Failure {
     LengthsConflict,
     TransferCodingUnknown,
     MethodRefused,
+    ProtocolUnknown,
     ExpectationUnknown,
     BodyTooLarge,
     BodyTooSlow,
@@ -23,6 +24,8 @@ pub enum Failure {
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
+    DeadlineExceeded,
+    CallIdle,
     UpgradeInvalid,
     WebhookUnsigned,
     WebhookStale,
@@ -52,7 +55,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -60,6 +63,7 @@ impl Failure {
         Self::LengthsConflict,
         Self::TransferCodingUnknown,
         Self::MethodRefused,
+        Self::ProtocolUnknown,
         Self::ExpectationUnknown,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
@@ -68,6 +72,8 @@ impl Failure {
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
+        Self::DeadlineExceeded,
+        Self::CallIdle,
         Self::UpgradeInvalid,
         Self::WebhookUnsigned,
         Self::WebhookStale,
@@ -118,6 +124,12 @@ impl Failure {
                 "CONNECT, TRACE and made-up long methods are not served",
                 "use another method",
             ),
+            Self::ProtocolUnknown => row(
+                S::NOT_IMPLEMENTED,
+                "protocol_unknown",
+                "Extended CONNECT to a protocol other than WebSocket",
+                "send :protocol websocket (RFC 8441), or an ordinary request",
+            ),
             Self::ExpectationUnknown => row(
                 S::EXPECTATION_FAILED,
                 "expectation_unknown",
@@ -154,6 +166,18 @@ impl Failure {
                 "upstream_broken",
                 "The service broke off or answered with something that is no HTTP",
                 "try again later; the operator sees the reason in the log",
+            ),
+            Self::DeadlineExceeded => row(
+                S::GATEWAY_TIMEOUT,
+                "deadline_exceeded",
+                "The call took longer than its own grpc-timeout",
+                "set a longer deadline in the client",
+            ),
+            Self::CallIdle => row(
+                S::GATEWAY_TIMEOUT,
+                "call_idle",
+                "Nothing moved on the call in either direction for too long",
+                "send something now and then, or ask the operator for a longer timeouts.tunnel_idle",
             ),
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")
