@@ -15,6 +15,7 @@ mod jwt;
 mod remembered;
 mod revoked;
 mod snapshot;
+mod subprotocol;
 
 use http::{HeaderMap, Method};
 
@@ -29,6 +30,7 @@ pub use jwt::is_opaque;
 pub use remembered::{Digest, Remembered};
 pub use revoked::{Full, Revocation, Revoked, RevokedBy, Revokes};
 pub use snapshot::Snapshot;
+pub use subprotocol::{MARK, Offer};
 
 use crate::clock::UnixSeconds;
 use crate::policy::{CheckedPath, Found, Mode, OwnEndpoint, Parameters, Rules, Target};
@@ -43,6 +45,8 @@ pub struct Head<'r> {
     pub path: &'r str,
     pub query: Option<&'r str>,
     pub headers: &'r HeaderMap,
+    /// Whether it asks for a WebSocket.
+    pub websocket: bool,
 }
 
 /// What a request is allowed.
@@ -139,7 +143,8 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
         Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
-    let token = || bearer::token(head.headers, head.query).ok();
+    // A route that takes no token from there has refused already.
+    let token = || bearer::token(head, true).ok();
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
 }
 
@@ -175,7 +180,7 @@ fn decide_on(
     let Some(rules) = authorize::rules(&route.requirement) else {
         return Ok(Verdict::Forward(authorize::admit(place)));
     };
-    let token = bearer::token(head.headers, head.query);
+    let token = bearer::token(head, route.websocket_token);
     let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
     let (denial, identity) = match identity {
         Err(denial) => (denial, None),

@@ -62,7 +62,7 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
         headers
             .insert(AUTHORIZATION, value.map_err(|_| Failed::Usage("that is no token: it has bytes that no header may have".to_owned()))?);
     }
-    let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
+    let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers, websocket: false };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     let asked = unasked_token(&verdict, &head);
     let metrics = Metrics::new().map_err(|error| Failed::Internal(error.to_string()))?;

@@ -32,6 +32,7 @@ pub struct Route {
     pub timeout: Option<Span>,
     pub mode: Mode,
     pub streams: Streams,
+    pub websocket_token: bool,
     pub rate_limit: Vec<RateLimit>,
     pub audit: Option<RouteAudit>,
 }
@@ -93,6 +94,9 @@ pub struct RouteKeys {
     /// `keep` lets WebSockets, server-sent events and gRPC streams go on when their token has expired or was revoked.
     #[serde(default)]
     streams: Option<Streams>,
+    /// Take the token of a WebSocket from `Sec-WebSocket-Protocol: wicketgate.bearer.TOKEN` too: a page in a browser has no other way.
+    #[serde(default)]
+    websocket_token: bool,
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
@@ -197,6 +201,7 @@ impl Route {
             timeout: None,
             mode: Mode::Enforce,
             streams: Streams::End,
+            websocket_token: false,
             rate_limit: Vec::new(),
             audit: None,
         })
@@ -209,7 +214,7 @@ impl Route {
         let claims = keys.claims.map(|claims| claims.0).unwrap_or_default();
         let clients = keys.clients.map(|clients| clients.0).unwrap_or_default();
         let acr_values = keys.acr_values.map(|values| values.0).unwrap_or_default();
-        let asks = !claims.is_empty() || !clients.is_empty() || !acr_values.is_empty() || keys.max_age.is_some();
+        let asks = !claims.is_empty() || !clients.is_empty() || !acr_values.is_empty() || keys.max_age.is_some() || keys.websocket_token;
         if access == Access::Public && asks {
             return Err("a public route with rules about a token, which it does not ask for; write access: authenticated".to_owned());
         }
@@ -223,6 +228,7 @@ impl Route {
             timeout: keys.timeout,
             mode: keys.mode.unwrap_or_default(),
             streams: keys.streams.unwrap_or_default(),
+            websocket_token: keys.websocket_token,
             rate_limit,
             audit: keys.audit,
         })
@@ -232,7 +238,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, audit",
     Route::short,
     Route::long
 );

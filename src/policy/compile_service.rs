@@ -263,8 +263,8 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     let index = service.routes.len();
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => {
-            let (mode, streams, audit) = (written.mode, written.streams, written.audit);
-            service.routes.push(Route { key: name, requirement, timeout, mode, streams, rate_limits, audit });
+            let (mode, streams, websocket_token, audit) = (written.mode, written.streams, written.websocket_token, written.audit);
+            service.routes.push(Route { key: name, requirement, timeout, mode, streams, websocket_token, rate_limits, audit });
         }
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);

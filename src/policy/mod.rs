@@ -200,6 +200,8 @@ pub struct Route {
     pub mode: Mode,
     /// What becomes of an open stream when its token counts no more.
     pub streams: Streams,
+    /// Whether a WebSocket may bring its token among the subprotocols that it offers.
+    pub websocket_token: bool,
     pub rate_limits: RateLimits,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,

@@ -34,13 +34,29 @@ pub struct BodyError(pub Failure);
 /// How far a request's body has come: what the wait for an answer must know.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
+    /// Whether its client may be silent for as long as it wants: that of a gRPC call, whose messages come when there are any.
+    unhurried: bool,
     frames: AtomicU64,
+    looks: AtomicU64,
     finished: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
 
 impl BodyProgress {
+    pub fn of(unhurried: bool) -> Self {
+        Self { unhurried, ..Self::default() }
+    }
+
+    /// What differs from the look before as long as the wait for an answer has not begun: while the body moves, and while an
+    /// unhurried one is open.
     pub fn frames(&self) -> u64 {
+        let open = self.unhurried && !self.is_finished();
+        let looks = if open { self.looks.fetch_add(1, Ordering::Relaxed) + 1 } else { self.looks.load(Ordering::Relaxed) };
+        self.moved() + looks
+    }
+
+    /// How many frames have come.
+    pub fn moved(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
     }
 
@@ -79,6 +95,9 @@ impl RequestBody {
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.unhurried {
+            return Poll::Pending;
+        }
         let stall = self.stall;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
         match stalled.as_mut().poll(cx) {
@@ -172,7 +191,7 @@ pub struct ResponseBody {
     snapshot: Option<Arc<Snapshot>>,
     nominated: Vec<String>,
     record: Option<Record>,
-    open: Option<OpenRequest>,
+    open: Option<Arc<OpenRequest>>,
     ended: bool,
 }
 
@@ -201,7 +220,7 @@ impl ResponseBody {
     }
 
     /// The request is open until the body is gone, and its client is watched while it is sent.
-    pub fn hold(&mut self, open: OpenRequest, taking: Option<Arc<Taking>>) {
+    pub fn hold(&mut self, open: Arc<OpenRequest>, taking: Option<Arc<Taking>>) {
         self.open = Some(open);
         self.taking = taking;
     }
@@ -245,10 +264,13 @@ impl Body for ResponseBody {
         }
         let Poll::Ready(mut frame) = frame else { return Poll::Pending };
         if let (Source::Stream(body), Some(record)) = (&this.source, &mut this.record)
-            && let Some(reason) = body.ended_by()
+            && let Some(ended) = body.ended_by()
         {
-            record.reason = Some(reason);
+            record.reason = Some(ended.reason);
             record.detail = "the stream was ended".into();
+            if ended.failed {
+                record.outcome = Outcome::Failed;
+            }
         }
         match &mut frame {
             None => this.ended = true,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Version};
+use http::header::UPGRADE;
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
@@ -46,6 +47,14 @@ const DRAIN_GRACE: Duration = Duration::from_millis(500);
 pub struct Accepted {
     pub stream: Stream,
     pub peer: Peer,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// What a tunnel takes along of the connection that it was opened on.
+#[derive(Clone)]
+pub struct Berth {
+    /// The connection is in use for as long as it has a tunnel: over HTTP/2 it would be taken for idle.
+    _open: Arc<OpenRequest>,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -130,13 +139,13 @@ async fn serve_http1(
     mut peer: Peer,
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
-    let rest_after = REST_AFTER.min(policy.timeouts.idle);
+    let (rest_after, told) = (REST_AFTER.min(policy.timeouts.idle), phase.clone());
     loop {
         let facts = Arc::new(StreamFacts::default());
         peer.facts = Some(facts.clone());
         let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), policy.timeouts.header, policy.timeouts.body);
         let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-        let service = service_fn(|request| counted(gate, &peer, request, &open, &begun));
+        let service = service_fn(|request| counted(gate, &peer, request, (&open, &begun), &told));
         let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
@@ -206,11 +215,12 @@ async fn serve_http2(
         .initial_connection_window_size(WINDOW_BYTES)
         .initial_stream_window_size(WINDOW_BYTES / 4)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .enable_connect_protocol()
         .keep_alive_interval(policy.timeouts.idle)
         .keep_alive_timeout(policy.timeouts.header);
     let open = Arc::new(AtomicUsize::new(0));
-    let begun = Arc::new(AtomicUsize::new(0));
-    let service = service_fn(|request| counted(gate, &peer, request, &open, &begun));
+    let (begun, told) = (Arc::new(AtomicUsize::new(0)), phase.clone());
+    let service = service_fn(|request| counted(gate, &peer, request, (&open, &begun), &told));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -250,13 +260,16 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
 fn counted(
     gate: &Arc<Gate>,
     peer: &Peer,
-    request: Request<Incoming>,
-    open: &Arc<AtomicUsize>,
-    begun: &AtomicUsize,
+    mut request: Request<Incoming>,
+    (open, begun): (&Arc<AtomicUsize>, &AtomicUsize),
+    phase: &watch::Receiver<Phase>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
-    let (gate, peer, open) = (gate.clone(), peer.clone(), OpenRequest::new(open));
+    let (gate, peer, open) = (gate.clone(), peer.clone(), Arc::new(OpenRequest::new(open)));
     begun.fetch_add(1, Ordering::Relaxed);
     let facts = peer.facts.clone();
+    if request.headers().contains_key(UPGRADE) || *request.method() == Method::CONNECT {
+        request.extensions_mut().insert(Berth { _open: open.clone(), phase: phase.clone() });
+    }
     let simple = request.version() == Version::HTTP_11 && request.body().is_end_stream() && !says_close(request.headers());
     async move {
         let mut response = handle(gate, peer, request).await;

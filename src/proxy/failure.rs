@@ -15,6 +15,7 @@ pub enum Failure {
     LengthsConflict,
     TransferCodingUnknown,
     MethodRefused,
+    ProtocolUnknown,
     ExpectationUnknown,
     BodyTooLarge,
     BodyTooSlow,
@@ -24,6 +25,8 @@ pub enum Failure {
     UpstreamSlow,
     UpstreamBroken,
     UpstreamOverloaded,
+    DeadlineExceeded,
+    CallIdle,
     UpgradeInvalid,
     UpgradeUnavailable,
     WebhookUnsigned,
@@ -54,7 +57,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -62,6 +65,7 @@ impl Failure {
         Self::LengthsConflict,
         Self::TransferCodingUnknown,
         Self::MethodRefused,
+        Self::ProtocolUnknown,
         Self::ExpectationUnknown,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
@@ -71,6 +75,8 @@ impl Failure {
         Self::UpstreamSlow,
         Self::UpstreamBroken,
         Self::UpstreamOverloaded,
+        Self::DeadlineExceeded,
+        Self::CallIdle,
         Self::UpgradeInvalid,
         Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
@@ -122,6 +128,12 @@ impl Failure {
                 "CONNECT, TRACE and made-up long methods are not served",
                 "use another method",
             ),
+            Self::ProtocolUnknown => row(
+                S::NOT_IMPLEMENTED,
+                "protocol_unknown",
+                "Extended CONNECT to a protocol other than WebSocket",
+                "send :protocol websocket (RFC 8441), or an ordinary request",
+            ),
             Self::ExpectationUnknown => row(
                 S::EXPECTATION_FAILED,
                 "expectation_unknown",
@@ -170,6 +182,18 @@ impl Failure {
                 "upgrade_unavailable",
                 "The service is spoken to over HTTP/2 alone, which opens no WebSocket here",
                 "ask the operator for upstream.protocol: auto",
+            ),
+            Self::DeadlineExceeded => row(
+                S::GATEWAY_TIMEOUT,
+                "deadline_exceeded",
+                "The call took longer than its own grpc-timeout",
+                "set a longer deadline in the client",
+            ),
+            Self::CallIdle => row(
+                S::GATEWAY_TIMEOUT,
+                "call_idle",
+                "Nothing moved on the call in either direction for too long",
+                "send something now and then, or ask the operator for a longer timeouts.tunnel_idle",
             ),
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")

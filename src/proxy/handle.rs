@@ -19,9 +19,12 @@ use tokio::time::timeout;
 use super::accept::Held;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::ending::{Watch, stream_of};
+use super::extended;
 use super::failure::Failure;
 use super::gate::Gate;
+use super::grpc::{CallTime, is_grpc};
 use super::limit::limit;
+use super::opening::Opening;
 use super::own;
 use super::respond::{self, Asked};
 use super::rewrite::{self, Way, X_REQUEST_ID};
@@ -46,11 +49,12 @@ pub struct Peer {
     pub held: Arc<Held>,
 }
 
-pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    extended::as_get(&mut request);
     let id = request_id(request.headers());
     let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
     record.peer = peer.address;
-    let (version, grpc) = (request.version(), respond::is_grpc(request.headers()));
+    let (version, grpc) = (request.version(), is_grpc(request.headers()));
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
     let work = Box::pin(serve(gate.clone(), peer, request, record));
     let mut response = caught(work, &Asked { request_id: &id, version, grpc }).await;
@@ -72,7 +76,7 @@ async fn caught(work: impl Future<Output = Response<ResponseBody>>, asked: &Aske
 
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
     let snapshot = gate.snapshot();
-    let (id, version, grpc) = (record.request_id.clone(), request.version(), respond::is_grpc(request.headers()));
+    let (id, version, grpc) = (record.request_id.clone(), request.version(), is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
     record.judge(&snapshot.policy);
     let method = request.method().clone();
@@ -125,7 +129,8 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
         Ok(Forwarded::Response(response)) => finish(limited.fields.on(response), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
-            record.status = response.status();
+            // Over HTTP/2, too, where the answer itself is a 200: what went on here is one thing.
+            record.status = StatusCode::SWITCHING_PROTOCOLS;
             record.reason = None;
             record.audit();
             tokio::spawn(tunnel.run(record));
@@ -175,6 +180,7 @@ async fn decide_with_keys(
         path: request.uri().path(),
         query: request.uri().query(),
         headers: request.headers(),
+        websocket: screened.websocket,
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     if let Some((service, token)) = unasked_token(&verdict, &head) {
@@ -240,55 +246,49 @@ async fn forward(
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
-    let head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
+    let mut head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
     if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
         return Err((Failure::BodyTooLarge, String::new()));
     }
-    let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
-    let progress = Arc::new(BodyProgress::default());
+    let opening = Opening::of(&mut request, screened).map_err(|failure| (failure, String::new()))?;
+    if let Some(opening) = &opening {
+        opening.ask(head.headers_mut());
+    }
+    let progress = Arc::new(BodyProgress::of(is_grpc(request.headers())));
+    let mut call = CallTime::of(request.headers(), snapshot.policy.timeouts.tunnel_idle, &progress, record.elapsed());
     let nominated = nominated(request.headers());
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
     let upstreams = gate.upstreams();
     let Some(cluster) = upstreams.cluster(service) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
-    let answer = cluster.send(head.map(|()| body), &progress, patience).await;
+    let answer = cluster.send(head.map(|()| body), &progress, patience);
+    let answer = match &mut call {
+        Some(call) => call.bound(answer).await,
+        None => answer.await,
+    };
     record.upstream = Some(clock::instant_now().duration_since(sent));
-    let mut response = answer?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client) = client.filter(|_| is_websocket(response.headers())) else {
-            return Err((Failure::UpgradeInvalid, String::new()));
-        };
-        let mut tunnel = Tunnel {
-            client,
-            upstream: hyper::upgrade::on(&mut response),
-            facts: peer.facts.clone(),
-            idle: snapshot.policy.timeouts.tunnel_idle,
-            _held: peer.held.clone(),
-            place: None,
-            closing: gate.closing_tunnels.subscribe(),
-            watch,
-        };
-        let (mut parts, body) = response.into_parts();
-        tunnel.place = body.into_place();
-        rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
-        return Ok(Forwarded::Tunnel(Response::from_parts(parts, ResponseBody::own("")), tunnel));
+    let response = answer?;
+    match opening {
+        Some(opening) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let (response, tunnel) = opening.open((gate, snapshot, peer), response, watch, &record.request_id)?;
+            return Ok(Forwarded::Tunnel(response, tunnel));
+        }
+        Some(opening) if opening.is_misled_by(response.status()) => {
+            return Err((Failure::UpgradeInvalid, format!("{} instead of 101", response.status().as_u16())));
+        }
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err((Failure::UpgradeInvalid, String::new())),
+        Some(_) | None => {}
     }
     let (mut parts, body) = response.into_parts();
     // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
     // closing, and a body that broke off would look whole.
     parts.version = Version::HTTP_11;
     let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-    let body = match stream_of(&parts.headers, body, watch) {
+    let body = match stream_of(&parts.headers, body, watch, call) {
         Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
         Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
     };
     Ok(Forwarded::Response(Response::from_parts(parts, body)))
-}
-
-fn is_websocket(headers: &HeaderMap) -> bool {
-    headers.get(http::header::UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

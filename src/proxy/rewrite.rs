@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE,
+    SEC_WEBSOCKET_PROTOCOL, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::screen::{Screened, connection_options, nominated};
-use crate::access::Permit;
+use crate::access::{Offer, Permit};
 use crate::policy::Policy;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,16 +42,18 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
             headers.append(name, value.clone());
         }
     }
+    let offer = Offer::of(client);
+    if let Some(offer) = &offer {
+        headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        headers.extend(offer.rest.clone().map(|rest| (SEC_WEBSOCKET_PROTOCOL, rest)));
+    }
     carry_body_headers(client, &mut headers, policy);
     carry_cookies(client, &mut headers);
     // Only a token that was verified and that the rules allow: on a public route nobody has looked at it, and a route that
     // only reports lets any through.
-    if service.forward_authorization
-        && permit.identity().is_some()
-        && permit.reported().is_none()
-        && let Some(value) = client.get(AUTHORIZATION)
-    {
-        headers.insert(AUTHORIZATION, value.clone());
+    if service.forward_authorization && permit.identity().is_some() && permit.reported().is_none() {
+        let offered = || bearer(offer.as_ref()?.token.as_deref()?);
+        headers.extend(client.get(AUTHORIZATION).cloned().or_else(offered).map(|value| (AUTHORIZATION, value)));
     }
     if screened.websocket {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -72,6 +74,13 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
     *upstream.uri_mut() = upstream_uri(&service.upstream.base, request.uri())?;
     *upstream.headers_mut() = headers;
     Some(upstream)
+}
+
+/// A token that came among a WebSocket's subprotocols, where the service expects tokens.
+fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The path and query go on as they came, byte for byte.

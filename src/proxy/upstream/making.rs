@@ -214,4 +214,3 @@ fn ended(pool: &Weak<Pool>, place: Arc<Place>) {
     }
     drop(place);
 }
-

@@ -264,7 +264,6 @@ impl Pool {
         });
         drop(dead);
     }
-
 }
 
 impl State {

@@ -103,4 +103,3 @@ async fn sweep(pool: Weak<Pool>) {
         }
     }
 }
-

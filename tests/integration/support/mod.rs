@@ -12,7 +12,7 @@ mod upstream;
 pub use browser::{Browser, Page};
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
-pub use http2::{Http2, take_nothing_more};
+pub use http2::{Http2, Incoming, take_nothing_more};
 pub use tls::{Certificate, connect_tls};
 pub use upstream::{Calls, Received, Upstream, read_request};
 
