@@ -1,6 +1,7 @@
 //! The wire: everything that touches a socket on behalf of a request, in the order of its way.
 
 mod accept;
+mod answer_fields;
 mod body;
 mod connection;
 mod ending;
@@ -9,6 +10,7 @@ mod framing;
 mod gate;
 mod handle;
 mod limit;
+mod location;
 mod own;
 mod respond;
 mod rewrite;
