@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::audit::RouteAudit;
+use super::cors::Cors;
 use super::rate::RateLimit;
+use super::rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 use super::shapes::{Entries, OneOrMany, short_or_long};
 use super::units::Span;
 
@@ -35,6 +37,7 @@ pub struct Route {
     pub websocket_token: bool,
     pub rate_limit: Vec<RateLimit>,
     pub audit: Option<RouteAudit>,
+    pub rewriting: RouteRewrite,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -103,6 +106,18 @@ pub struct RouteKeys {
     /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
     #[serde(default)]
     audit: Option<RouteAudit>,
+    /// How path and host change on the way to the upstream, in place of what the service says; `{}` for not at all.
+    #[serde(default)]
+    rewrite: Option<Rewrite>,
+    /// Headers that are set, added or removed on the way to the upstream, in place of the service's.
+    #[serde(default)]
+    request_headers: Option<RequestHeaders>,
+    /// Headers that are set, added or removed on the way to the client, in place of the service's.
+    #[serde(default)]
+    response_headers: Option<ResponseHeaders>,
+    /// Which pages may call from a browser, in place of those of the service.
+    #[serde(default)]
+    cors: Option<Cors>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -204,6 +219,7 @@ impl Route {
             websocket_token: false,
             rate_limit: Vec::new(),
             audit: None,
+            rewriting: RouteRewrite::default(),
         })
     }
 
@@ -231,6 +247,12 @@ impl Route {
             websocket_token: keys.websocket_token,
             rate_limit,
             audit: keys.audit,
+            rewriting: RouteRewrite {
+                rewrite: keys.rewrite,
+                request_headers: keys.request_headers,
+                response_headers: keys.response_headers,
+                cors: keys.cors,
+            },
         })
     }
 }
@@ -238,7 +260,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, audit, rewrite, request_headers, response_headers, cors",
     Route::short,
     Route::long
 );

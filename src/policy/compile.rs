@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::compile_audit;
 use super::compile_issuer::{self, Issuers};
+use super::compile_rewrite;
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Limits, Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, TlsFiles, Tree};
 use super::{Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_webhook};
@@ -87,6 +88,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     let registration = compile_registration::compile(c, config, &services, &issuers.list, logto.as_ref());
     let (hosts, other_hosts) = sites(c, config, &mut services, registration.as_deref());
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
+    compile_rewrite::compile(c, config, &mut services, &managed);
     let (listeners, admin) = addresses(c, config);
     let policy = Policy {
         hash,

@@ -78,6 +78,8 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         identity: identity.into(),
         forward_authorization: service.forward_authorization,
         rate_limits: service_limits(c, service, at("rate_limit")),
+        rewriting: Arc::default(),
+        cors: None,
         scopes: Vec::new(),
         own: false,
         prefix,
@@ -116,6 +118,8 @@ impl Service {
             identity: Arc::new([]),
             forward_authorization: false,
             rate_limits: Vec::new(),
+            rewriting: Arc::default(),
+            cors: None,
             scopes: Vec::new(),
             own: true,
         }
@@ -264,7 +268,19 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => {
             let (mode, streams, websocket_token, audit) = (written.mode, written.streams, written.websocket_token, written.audit);
-            service.routes.push(Route { key: name, requirement, timeout, mode, streams, websocket_token, rate_limits, audit });
+            let (rewriting, cors) = (service.rewriting.clone(), None);
+            service.routes.push(Route {
+                key: name,
+                requirement,
+                timeout,
+                mode,
+                streams,
+                websocket_token,
+                rate_limits,
+                audit,
+                rewriting,
+                cors,
+            });
         }
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);

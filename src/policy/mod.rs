@@ -8,22 +8,27 @@ mod claims;
 mod compile;
 mod compile_audit;
 mod compile_consent;
+mod compile_cors;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_logto;
 mod compile_rate;
 mod compile_registration;
+mod compile_rewrite;
 mod compile_service;
 mod compile_upstream;
 mod compile_webhook;
 mod consent;
+mod cors;
 mod describe;
+mod header_changes;
 mod introspection;
 mod managed;
 mod path;
 mod rate;
 mod registration;
 mod revocation;
+mod rewriting;
 mod route_key;
 mod scope;
 mod step_up;
@@ -47,12 +52,15 @@ pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
 pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
+pub use cors::{Cors, OriginRule, origin, preflight};
+pub use header_changes::HeaderChanges;
 pub use introspection::{EndpointSource, Introspection};
-pub use managed::Managed;
+pub use managed::{Managed, fold};
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
 pub use registration::{OwnEndpoint, RedirectRules, Registration};
 pub use revocation::{REVOKED_LIFT_WINDOW_MS, Revocations};
+pub use rewriting::{HostRewrite, PathRewrite, Rewriting};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use step_up::StepUp;
@@ -172,6 +180,10 @@ pub struct Service {
     pub identity: Arc<[IdentityHeader]>,
     pub forward_authorization: bool,
     pub rate_limits: Vec<Arc<RateLimit>>,
+    /// What changes on the way, where a route says nothing of its own; and on refusals that have no route.
+    pub rewriting: Arc<Rewriting>,
+    /// Which pages may read refusals that have no route.
+    pub cors: Option<Arc<Cors>>,
     /// Scopes that some route asks for, for `scopes_supported`.
     pub scopes: Vec<String>,
     /// Whether this is not an operator's service but the gate's own endpoints of a host.
@@ -205,6 +217,10 @@ pub struct Route {
     pub rate_limits: RateLimits,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,
+    /// What changes on the way.
+    pub rewriting: Arc<Rewriting>,
+    /// Which pages may call; `None` leaves that to the upstream.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// What a request must bring.

@@ -23,6 +23,7 @@ use super::taking::{PIECE_BYTES_MAX, Taking};
 use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::Snapshot;
 use crate::observe::{CLIENT_GONE, Outcome, Record};
+use crate::policy::fold;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -153,12 +154,12 @@ impl Body for RequestBody {
 }
 
 /// Takes fields out of a trailer section that only mean something in a header section (RFC 9110 §6.5.1), those that
-/// `Connection` nominated (§7.6.1), and those that are the gate's to set.
+/// `Connection` nominated (§7.6.1), and those that are the gate's or the operator's to set.
 fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot, nominated: &[String]) {
     let names: Vec<_> = trailers.keys().cloned().collect();
     for name in names {
         let misplaced = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, SET_COOKIE].contains(&name);
-        let hop = nominated.iter().any(|option| option == name.as_str());
+        let hop = nominated.iter().any(|option| option == name.as_str() || *option == fold(name.as_str()));
         if misplaced || hop || snapshot.policy.managed.covers_trailer(name.as_str()) {
             trailers.remove(&name);
         }

@@ -159,7 +159,7 @@ impl Gate {
     pub fn note_client(&self, verdict: &Result<Verdict, Box<Refusal>>) {
         let identity = match verdict {
             Ok(Verdict::Forward(permit)) => permit.identity(),
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
             Err(refusal) => refusal.identity.as_ref(),
         };
         if let Some(client) = identity.and_then(|identity| identity.claims().client_id.as_deref()) {

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::accept::Held;
+use super::answer_fields::AnswerFields;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::ending::{Watch, stream_of};
 use super::extended;
@@ -87,8 +88,10 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     };
     let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
     gate.note_client(&verdict);
+    let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
+        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, &asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
             return finish(respond::metadata(&snapshot.policy, (service, slash), &method, &asked), record);
@@ -112,7 +115,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
             leave_body(request);
-            return finish(respond::denied(&snapshot.policy, &refusal, &asked), record);
+            return finish(fields.on_own(respond::denied(&snapshot.policy, &refusal, &asked)), record);
         }
     };
     note_permit(&mut record, &snapshot, &permit);
@@ -120,24 +123,38 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     if let Some(refusal) = limited.refusal {
         note_refusal(&mut record, &snapshot, &refusal);
         leave_body(request);
-        return finish(limited.fields.on(respond::denied(&snapshot.policy, &refusal, &asked)), record);
+        return finish(fields.on_own(limited.fields.on(respond::denied(&snapshot.policy, &refusal, &asked))), record);
     }
     if rewrite::is_last_hop(&request) {
         record.outcome = Outcome::Own;
-        return finish(respond::last_hop(&asked), record);
+        return finish(fields.on_own(respond::last_hop(&asked)), record);
     }
     match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
-        Ok(Forwarded::Response(response)) => finish(limited.fields.on(response), record),
+        Ok(Forwarded::Response(response)) => finish(limited.fields.on(fields.on_upstreams(response, &screened)), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             // Over HTTP/2, too, where the answer itself is a 200: what went on here is one thing.
             record.status = StatusCode::SWITCHING_PROTOCOLS;
             record.reason = None;
             record.audit();
             tokio::spawn(tunnel.run(record));
-            response
+            fields.on_upstreams(response, &screened)
         }
-        Err((failure, detail)) => finish_failed(failure, detail, &asked, record),
+        Err((failure, detail)) => finish(fields.on_own(respond::failed(failure, &asked)), failed(failure, detail, record)),
     }
+}
+
+/// Answers a browser that asks whether a page may send its request.
+fn preflight(
+    snapshot: &Snapshot,
+    (service, route): (usize, usize),
+    request: Request<Incoming>,
+    asked: &Asked<'_>,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    record.decide(&snapshot.policy, Some(service), Some(route), Outcome::Own);
+    let response = respond::preflight(&snapshot.policy.services[service].routes[route], request.headers(), asked);
+    leave_body(request);
+    finish(response, record)
 }
 
 /// Reads a little of the body of a refused HTTP/2 request. Dropping it would reset the stream at once, and some clients
@@ -222,7 +239,7 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
     let denial = match verdict {
         Err(refusal) => &refusal.denial,
         Ok(Verdict::Forward(permit)) => permit.reported()?,
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
 }
@@ -242,7 +259,8 @@ async fn forward(
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
     let service = &snapshot.policy.services[permit.service()];
-    let (service, patience) = (&service.name, service.routes[permit.route()].timeout);
+    let route = &service.routes[permit.route()];
+    let (service, patience, rewriting) = (&service.name, route.timeout, &route.rewriting);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
@@ -256,7 +274,7 @@ async fn forward(
     }
     let progress = Arc::new(BodyProgress::of(is_grpc(request.headers())));
     let mut call = CallTime::of(request.headers(), snapshot.policy.timeouts.tunnel_idle, &progress, record.elapsed());
-    let nominated = nominated(request.headers());
+    let nominated = [nominated(request.headers()), rewriting.request.gone.clone()].concat();
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
     let upstreams = gate.upstreams();
@@ -283,7 +301,8 @@ async fn forward(
     // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
     // closing, and a body that broke off would look whole.
     parts.version = Version::HTTP_11;
-    let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
+    let nominated =
+        [rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id), rewriting.response.gone.clone()].concat();
     let body = match stream_of(&parts.headers, body, watch, call) {
         Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
         Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
@@ -305,11 +324,15 @@ fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<
     response
 }
 
-fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, mut record: Record) -> Response<ResponseBody> {
+fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, record: Record) -> Response<ResponseBody> {
+    finish(respond::failed(failure, asked), failed(failure, detail, record))
+}
+
+fn failed(failure: Failure, detail: String, mut record: Record) -> Record {
     record.outcome = Outcome::Failed;
     record.reason = Some(failure.row().code);
     record.detail = detail.into();
-    finish(respond::failed(failure, asked), record)
+    record
 }
 
 fn note_permit(record: &mut Record, snapshot: &Snapshot, permit: &Permit) {

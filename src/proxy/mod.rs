@@ -1,6 +1,7 @@
 //! The wire: everything that touches a socket on behalf of a request, in the order of its way.
 
 mod accept;
+mod answer_fields;
 mod body;
 mod connection;
 mod ending;
@@ -11,6 +12,7 @@ mod gate;
 mod grpc;
 mod handle;
 mod limit;
+mod location;
 mod opening;
 mod own;
 mod respond;
