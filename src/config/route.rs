@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::audit::RouteAudit;
 use super::rate::RateLimit;
 use super::shapes::{Entries, OneOrMany, short_or_long};
-use super::units::Span;
+use super::units::{Size, Span};
 
 /// Who may use a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct Route {
     pub mode: Mode,
     pub streams: Streams,
     pub rate_limit: Vec<RateLimit>,
+    pub body_bytes: Option<Size>,
     pub audit: Option<RouteAudit>,
 }
 
@@ -96,6 +97,9 @@ pub struct RouteKeys {
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
+    /// The longest body of a request, instead of that of the service.
+    #[serde(default)]
+    body_bytes: Option<Size>,
     /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
     #[serde(default)]
     audit: Option<RouteAudit>,
@@ -198,6 +202,7 @@ impl Route {
             mode: Mode::Enforce,
             streams: Streams::End,
             rate_limit: Vec::new(),
+            body_bytes: None,
             audit: None,
         })
     }
@@ -224,6 +229,7 @@ impl Route {
             mode: keys.mode.unwrap_or_default(),
             streams: keys.streams.unwrap_or_default(),
             rate_limit,
+            body_bytes: keys.body_bytes,
             audit: keys.audit,
         })
     }
@@ -232,7 +238,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, rate_limit, body_bytes, audit",
     Route::short,
     Route::long
 );

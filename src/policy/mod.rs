@@ -10,6 +10,7 @@ mod compile_audit;
 mod compile_consent;
 mod compile_introspection;
 mod compile_issuer;
+mod compile_limits;
 mod compile_logto;
 mod compile_rate;
 mod compile_registration;
@@ -18,6 +19,7 @@ mod compile_webhook;
 mod consent;
 mod describe;
 mod introspection;
+mod limits;
 mod managed;
 mod path;
 mod rate;
@@ -46,6 +48,7 @@ pub use compile_issuer::{ALGORITHMS, is_loopback};
 pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
 pub use introspection::{EndpointSource, Introspection};
+pub use limits::{Limits, Timeouts};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
@@ -204,6 +207,8 @@ pub struct Route {
     /// What becomes of an open stream when its token counts no more.
     pub streams: Streams,
     pub rate_limits: RateLimits,
+    /// The longest body of a request.
+    pub body_bytes: u64,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,
 }
@@ -229,30 +234,6 @@ pub struct Rules {
 pub struct IdentityHeader {
     pub name: HeaderName,
     pub claim: ClaimPath,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    pub token_bytes: usize,
-    pub header_bytes: usize,
-    pub header_count: usize,
-    pub uri_bytes: usize,
-    pub identity_header_bytes: usize,
-    pub body_bytes: u64,
-    pub connections: usize,
-    pub streams: u32,
-    pub key_count: usize,
-    pub key_set_bytes: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    pub header: Duration,
-    pub idle: Duration,
-    pub body: Duration,
-    pub connect: Duration,
-    pub response: Duration,
-    pub tunnel_idle: Duration,
 }
 
 impl Policy {

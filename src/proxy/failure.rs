@@ -6,6 +6,8 @@
 
 use http::StatusCode;
 
+use crate::observe::Limit;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     HostInvalid,
@@ -18,8 +20,10 @@ pub enum Failure {
     ExpectationUnknown,
     BodyTooLarge,
     BodyTooSlow,
+    BodyTrickles,
     BodyBroken,
     Loop,
+    Overloaded,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -52,7 +56,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -63,8 +67,10 @@ impl Failure {
         Self::ExpectationUnknown,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
+        Self::BodyTrickles,
         Self::BodyBroken,
         Self::Loop,
+        Self::Overloaded,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -133,10 +139,22 @@ impl Failure {
             Self::BodyTooSlow => {
                 closing(S::REQUEST_TIMEOUT, "body_too_slow", "The body did not go on in time", "send it without long breaks")
             }
+            Self::BodyTrickles => closing(
+                S::REQUEST_TIMEOUT,
+                "body_trickles",
+                "The body came too slowly for too long",
+                "send it faster, or in parts, or ask the operator for a lower least rate",
+            ),
             Self::BodyBroken => closing(S::BAD_REQUEST, "body_broken", "The body broke off or was malformed", "send it whole"),
             Self::Loop => {
                 row(S::LOOP_DETECTED, "loop", "The request came back to this gate", "point the upstream at the service, not at the gate")
             }
+            Self::Overloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "The gate has as many requests as it takes at a time",
+                "try again after the time that Retry-After says",
+            ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
                 "upstream_refused",
@@ -181,6 +199,42 @@ impl Failure {
             ),
             Self::Panicked => closing(S::INTERNAL_SERVER_ERROR, "internal", "The gate failed", "report it with the request id"),
         }
+    }
+}
+
+impl Failure {
+    /// The limit that the request was over. Which one an overloaded gate has reached is known where it is refused.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::TargetTooLong => Some(Limit::Target),
+            Self::HeadTooLarge => Some(Limit::Head),
+            Self::BodyTooLarge => Some(Limit::Body),
+            Self::BodyTooSlow => Some(Limit::BodyTime),
+            Self::BodyTrickles => Some(Limit::BodyRate),
+            Self::HostInvalid
+            | Self::TargetInvalid
+            | Self::LengthsConflict
+            | Self::TransferCodingUnknown
+            | Self::MethodRefused
+            | Self::ExpectationUnknown
+            | Self::BodyBroken
+            | Self::Loop
+            | Self::Overloaded
+            | Self::UpstreamRefused
+            | Self::UpstreamSlow
+            | Self::UpstreamBroken
+            | Self::UpgradeInvalid
+            | Self::WebhookUnsigned
+            | Self::WebhookStale
+            | Self::WebhookMalformed
+            | Self::WebhookNotTaken
+            | Self::Panicked => None,
+        }
+    }
+
+    /// Seconds after which it is worth to try again.
+    pub fn retry_after(self) -> Option<u32> {
+        (self == Self::Overloaded).then_some(1)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::accept::Held;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
-use super::ending::{Watch, stream_of};
+use super::ending::{Watch, is_stream, stream_of};
 use super::failure::Failure;
 use super::gate::Gate;
 use super::limit::limit;
@@ -70,59 +70,88 @@ async fn caught(work: impl Future<Output = Response<ResponseBody>>, asked: &Aske
     }
 }
 
+/// Takes a place for the request, or refuses it before anything is decided: refusing is cheap then.
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
     let snapshot = gate.snapshot();
     let (id, version, grpc) = (record.request_id.clone(), request.version(), respond::is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
     record.judge(&snapshot.policy);
-    let method = request.method().clone();
     let facts = peer.facts.as_ref().map(|facts| facts.next_head());
     let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
         Ok(screened) => screened,
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
     };
-    let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
+    let mut place = match gate.admission.enter(&snapshot.policy, &gate.observer.metrics).await {
+        Ok(place) => place,
+        Err((failure, detail)) => {
+            leave_body(request);
+            return finish_failed(failure, detail.to_owned(), &asked, record);
+        }
+    };
+    let mut response = serve_admitted(&gate, peer, request, (screened, &asked), record).await;
+    // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
+    if is_stream(response.headers())
+        && let Some(streams) = gate.admission.enter_tunnel(&gate.observer.metrics)
+    {
+        place = streams;
+    }
+    response.body_mut().keep(place);
+    response
+}
+
+async fn serve_admitted(
+    gate: &Arc<Gate>,
+    peer: Peer,
+    request: Request<Incoming>,
+    (screened, asked): (Screened, &Asked<'_>),
+    mut record: Record,
+) -> Response<ResponseBody> {
+    // What was changed while it waited for its place counts for it.
+    let snapshot = gate.snapshot();
+    record.judge(&snapshot.policy);
+    let method = request.method().clone();
+    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened).await;
     gate.note_client(&verdict);
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
-            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, &asked), record);
+            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
         }
         Ok(Verdict::Own { endpoint, client }) => {
-            let (response, ended) = own::answer(&gate, &snapshot, (endpoint, client), request, &asked, peer.address).await;
+            let (response, ended) = own::answer(gate, &snapshot, (endpoint, client), request, asked, peer.address).await;
             let (outcome, reason, detail) = ended;
             record.decide(&snapshot.policy, None, None, outcome);
             (record.reason, record.detail) = (reason, detail);
             return finish(response, record);
         }
         Ok(Verdict::Webhook) => {
-            return match webhook::take(&gate, &snapshot, request).await {
+            return match webhook::take(gate, &snapshot, request).await {
                 Ok(response) => {
                     record.decide(&snapshot.policy, None, None, Outcome::Own);
                     finish(response, record)
                 }
-                Err(failure) => finish_failed(failure, String::new(), &asked, record),
+                Err(failure) => finish_failed(failure, String::new(), asked, record),
             };
         }
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
             leave_body(request);
-            return finish(respond::denied(&snapshot.policy, &refusal, &asked), record);
+            return finish(respond::denied(&snapshot.policy, &refusal, asked), record);
         }
     };
     note_permit(&mut record, &snapshot, &permit);
-    let limited = limit(&gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
+    let limited = limit(gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
     if let Some(refusal) = limited.refusal {
         note_refusal(&mut record, &snapshot, &refusal);
         leave_body(request);
-        return finish(limited.fields.on(respond::denied(&snapshot.policy, &refusal, &asked)), record);
+        return finish(limited.fields.on(respond::denied(&snapshot.policy, &refusal, asked)), record);
     }
     if rewrite::is_last_hop(&request) {
         record.outcome = Outcome::Own;
-        return finish(respond::last_hop(&asked), record);
+        return finish(respond::last_hop(asked), record);
     }
-    match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
+    match forward(gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
         Ok(Forwarded::Response(response)) => finish(limited.fields.on(response), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             record.status = response.status();
@@ -131,7 +160,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
             tokio::spawn(tunnel.run(record));
             response
         }
-        Err((failure, detail)) => finish_failed(failure, detail, &asked, record),
+        Err((failure, detail)) => finish_failed(failure, detail, asked, record),
     }
 }
 
@@ -235,22 +264,29 @@ async fn forward(
     permit: Permit,
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
-    let patience = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
+    let route = &snapshot.policy.services[permit.service()].routes[permit.route()];
+    let (patience, body_bytes_max) = (route.timeout, route.body_bytes);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
     let head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
-    if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
+    if declared_length(request.headers()).is_some_and(|length| length > body_bytes_max) {
         return Err((Failure::BodyTooLarge, String::new()));
     }
+    let place = match screened.websocket {
+        false => None,
+        true => Some(gate.admission.enter_tunnel(&gate.observer.metrics).ok_or((Failure::Overloaded, "no place for a tunnel".to_owned()))?),
+    };
     let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
     let progress = Arc::new(BodyProgress::default());
     let nominated = nominated(request.headers());
-    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
+    let conversation = respond::is_grpc(request.headers());
+    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, conversation);
     let sent = clock::instant_now();
     let answer = gate.upstreams().send(head.map(|()| body), &progress, patience).await;
     record.upstream = Some(clock::instant_now().duration_since(sent));
     let mut response = answer?;
+    progress.note_answer();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client.filter(|_| is_websocket(response.headers())) else {
             return Err((Failure::UpgradeInvalid, String::new()));
@@ -261,6 +297,7 @@ async fn forward(
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
             _held: peer.held.clone(),
+            _place: place,
             closing: gate.closing_tunnels.subscribe(),
             watch,
         };
@@ -304,6 +341,9 @@ fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, mut record
     record.outcome = Outcome::Failed;
     record.reason = Some(failure.row().code);
     record.detail = detail.into();
+    if let Some(limit) = failure.limit() {
+        record.limited(limit);
+    }
     finish(respond::failed(failure, asked), record)
 }
 

@@ -1,15 +1,21 @@
 //! The wire: everything that touches a socket on behalf of a request, in the order of its way.
 
 mod accept;
+mod addresses;
+mod admission;
 mod body;
+mod broken;
 mod connection;
 mod ending;
 mod failure;
+mod flood;
 mod framing;
 mod gate;
 mod handle;
+mod lifetime;
 mod limit;
 mod own;
+mod pace;
 mod respond;
 mod rewrite;
 mod screen;

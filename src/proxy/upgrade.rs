@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::accept::Held;
+use super::admission::Place;
 use super::ending::{CUT_AFTER, Reason, Watch};
 use super::stream::StreamFacts;
 use super::websocket::{Frames, close_frame};
@@ -25,6 +26,7 @@ pub struct Tunnel {
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
     pub _held: Arc<Held>,
+    pub _place: Option<Place>,
     /// Becomes true when the gate's drain deadline has passed.
     pub closing: watch::Receiver<bool>,
     /// Whether its token still counts; `None` where that is nobody's matter.
