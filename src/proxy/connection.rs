@@ -70,6 +70,7 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
     let Accepted { mut stream, peer, mut phase } = accepted;
+    let lifetime = Lifetime::begin(policy);
     let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
@@ -85,9 +86,9 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
             let floods = FloodLimits { resets: policy.limits.http2_resets, control_frames: policy.limits.http2_control_frames };
             let framing = Framing::Http2(written.clone(), Box::new(FloodWatch::new(floods)));
             let stream = GuardedStream::new(stream, prefix, framing, patience(&gate, policy));
-            serve_http2(&gate, policy, stream, &written, peer, phase).await
+            serve_http2(&gate, policy, stream, &written, (peer, lifetime), phase).await
         }
-        false => serve_http1(&gate, policy, stream, prefix, peer, phase).await,
+        false => serve_http1(&gate, policy, stream, prefix, (peer, lifetime), phase).await,
     };
     if let Err(error) = outcome {
         count_error(&gate, &error);
@@ -144,11 +145,10 @@ async fn serve_http1(
     policy: &Policy,
     mut stream: Stream,
     mut prefix: Vec<u8>,
-    mut peer: Peer,
+    (mut peer, lifetime): (Peer, Option<Arc<Lifetime>>),
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
     let rest_after = REST_AFTER.min(policy.timeouts.idle);
-    let lifetime = Lifetime::begin(policy);
     loop {
         let facts = Arc::new(StreamFacts::default());
         peer.facts = Some(facts.clone());
@@ -211,7 +211,7 @@ async fn serve_http2(
     policy: &Policy,
     stream: GuardedStream,
     written: &AtomicU64,
-    peer: Peer,
+    (peer, lifetime): (Peer, Option<Arc<Lifetime>>),
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
     let mut builder = http2::Builder::new(StreamTasks { patience: policy.timeouts.body });
@@ -228,7 +228,6 @@ async fn serve_http2(
         .keep_alive_timeout(policy.timeouts.header);
     let open = Arc::new(AtomicUsize::new(0));
     let begun = Arc::new(AtomicUsize::new(0));
-    let lifetime = Lifetime::begin(policy);
     let service = service_fn(|request| counted(gate, &peer, request, &open, &begun, lifetime.as_ref()));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
