@@ -10,6 +10,7 @@ mod document;
 mod fault;
 mod introspection;
 mod issuer;
+mod limits;
 mod logto;
 mod rate;
 mod read;
@@ -33,6 +34,7 @@ pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use issuer::{Issuer, IssuerKeys};
+pub use limits::{Limits, Timeouts};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
@@ -162,6 +164,9 @@ pub struct Service {
     /// Which pages may call from a browser; without it the upstream answers for itself.
     #[serde(default)]
     pub cors: Option<Cors>,
+    /// The longest body of a request to this service, instead of `limits.body_bytes`.
+    #[serde(default)]
+    pub body_bytes: Option<Size>,
 }
 
 /// A certificate and its key; both are read again when they change.
@@ -172,50 +177,6 @@ pub struct Tls {
     pub certificate_file: String,
     /// Its private key, PEM.
     pub key_file: String,
-}
-
-/// How much of each thing the gate takes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// The longest access token.
-    pub token_bytes: Size,
-    /// A request's head: request line and headers together.
-    pub header_bytes: Size,
-    /// Header lines of a request.
-    pub header_count: u32,
-    /// The request target: path and query.
-    pub uri_bytes: Size,
-    /// The value of one identity header; a token whose claim is longer is refused.
-    pub identity_header_bytes: Size,
-    /// A request's body.
-    pub body_bytes: Size,
-    /// Connections of clients open at a time; more are not accepted until one closes.
-    pub connections: u32,
-    /// Requests open at a time on one HTTP/2 connection.
-    pub streams: u32,
-    /// Keys taken from one issuer's key set.
-    pub key_count: u32,
-    /// An issuer's metadata document or key set.
-    pub key_set_bytes: Size,
-}
-
-/// How long each step may take.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// From the first byte of a request's head to its last; also for the TLS handshake.
-    pub header: Span,
-    /// A connection on which nothing is asked. Keep it above the idle time of a load balancer in front.
-    pub idle: Span,
-    /// Between two pieces of a request's body, and while a client takes nothing of a response.
-    pub body: Span,
-    /// To connect to the upstream.
-    pub connect: Span,
-    /// From sending a request to the upstream to the first byte of its answer.
-    pub response: Span,
-    /// A tunnel (WebSocket) on which nothing moves.
-    pub tunnel_idle: Span,
 }
 
 /// How issuers' key sets are fetched and kept.
@@ -298,36 +259,6 @@ fn default_admin() -> String {
 
 fn default_path() -> String {
     "/".to_owned()
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            token_bytes: Size::kib(16),
-            header_bytes: Size::kib(64),
-            header_count: 100,
-            uri_bytes: Size::kib(8),
-            identity_header_bytes: Size::kib(4),
-            body_bytes: Size::kib(10 << 20),
-            connections: 16_384,
-            streams: 100,
-            key_count: 64,
-            key_set_bytes: Size::kib(512),
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            header: Span::seconds(10),
-            idle: Span::seconds(75),
-            body: Span::seconds(30),
-            connect: Span::seconds(5),
-            response: Span::seconds(60),
-            tunnel_idle: Span::seconds(3600),
-        }
-    }
 }
 
 impl Default for Keys {

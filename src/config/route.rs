@@ -8,7 +8,7 @@ use super::cors::Cors;
 use super::rate::RateLimit;
 use super::rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 use super::shapes::{Entries, OneOrMany, short_or_long};
-use super::units::Span;
+use super::units::{Size, Span};
 
 /// Who may use a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub struct Route {
     pub streams: Streams,
     pub websocket_token: bool,
     pub rate_limit: Vec<RateLimit>,
+    pub body_bytes: Option<Size>,
     pub audit: Option<RouteAudit>,
     pub rewriting: RouteRewrite,
 }
@@ -103,6 +104,9 @@ pub struct RouteKeys {
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
+    /// The longest body of a request, instead of that of the service.
+    #[serde(default)]
+    body_bytes: Option<Size>,
     /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
     #[serde(default)]
     audit: Option<RouteAudit>,
@@ -218,6 +222,7 @@ impl Route {
             streams: Streams::End,
             websocket_token: false,
             rate_limit: Vec::new(),
+            body_bytes: None,
             audit: None,
             rewriting: RouteRewrite::default(),
         })
@@ -246,6 +251,7 @@ impl Route {
             streams: keys.streams.unwrap_or_default(),
             websocket_token: keys.websocket_token,
             rate_limit,
+            body_bytes: keys.body_bytes,
             audit: keys.audit,
             rewriting: RouteRewrite {
                 rewrite: keys.rewrite,
@@ -260,7 +266,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, audit, rewrite, request_headers, response_headers, cors",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, rewrite, request_headers, response_headers, cors",
     Route::short,
     Route::long
 );

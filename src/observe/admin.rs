@@ -1,4 +1,5 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`.
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`. It has a
+//! thread of its own, so that it answers while all others are busy with clients.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::admin_revocations;
 use super::audit::AuditTrail;
@@ -52,21 +53,26 @@ pub trait AdminView: Send + Sync + 'static {
 
 pub struct Admin {
     address: SocketAddr,
-    task: tokio::task::AbortHandle,
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// The thread ends when this is dropped, and its listener and its connections with it.
+    _lives: oneshot::Sender<()>,
 }
 
 impl Admin {
     pub async fn start(address: SocketAddr, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = TcpListener::bind(address).await?.into_std()?;
         let address = listener.local_addr()?;
-        let task = tokio::spawn(accept(listener, address, view)).abort_handle();
-        Ok(Self { address, task })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (lives, ends) = oneshot::channel::<()>();
+        let serving = async move {
+            // It was made by another runtime, and must be known to this one.
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            tokio::select! {
+                () = accept(listener, address, view) => {}
+                _ = ends => {}
+            }
+        };
+        std::thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serving))?;
+        Ok(Self { address, _lives: lives })
     }
 
     pub fn address(&self) -> SocketAddr {

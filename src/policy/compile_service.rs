@@ -87,10 +87,11 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     if service.routes.0.is_empty() {
         c.absence(at("routes"), "", "no route, so that everything would be refused", "name at least one, as in GET /healthz: public");
     }
+    let body_bytes = service.body_bytes.unwrap_or(config.limits.body_bytes).0;
     for (text, written) in &service.routes.0 {
         let mut place = at("routes");
         place.push(text.clone());
-        route(c, config, &mut compiled, text, written, place);
+        route(c, config, &mut compiled, (text, written), body_bytes, place);
     }
     compiled.scopes = scopes(&compiled.routes);
     compiled
@@ -239,7 +240,14 @@ fn identity(c: &mut Compiler<'_>, service: &config::Service, at: &dyn Fn(&str) -
     identity
 }
 
-fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &str, written: &config::Route, at: Trail) {
+fn route(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    service: &mut Service,
+    (text, written): (&str, &config::Route),
+    body_bytes: u64,
+    at: Trail,
+) {
     let key = match RouteKey::parse(text) {
         Ok(key) => key,
         Err(message) => return c.fault_message(at, text, &message),
@@ -268,6 +276,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => {
             let (mode, streams, websocket_token, audit) = (written.mode, written.streams, written.websocket_token, written.audit);
+            let body_bytes = written.body_bytes.map_or(body_bytes, |size| size.0);
             let (rewriting, cors) = (service.rewriting.clone(), None);
             service.routes.push(Route {
                 key: name,
@@ -277,6 +286,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
                 streams,
                 websocket_token,
                 rate_limits,
+                body_bytes,
                 audit,
                 rewriting,
                 cors,

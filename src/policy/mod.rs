@@ -11,6 +11,7 @@ mod compile_consent;
 mod compile_cors;
 mod compile_introspection;
 mod compile_issuer;
+mod compile_limits;
 mod compile_logto;
 mod compile_rate;
 mod compile_registration;
@@ -23,6 +24,7 @@ mod cors;
 mod describe;
 mod header_changes;
 mod introspection;
+mod limits;
 mod managed;
 mod path;
 mod rate;
@@ -55,6 +57,7 @@ pub use consent::Consent;
 pub use cors::{Cors, OriginRule, origin, preflight};
 pub use header_changes::HeaderChanges;
 pub use introspection::{EndpointSource, Introspection};
+pub use limits::{Limits, Timeouts};
 pub use managed::{Managed, fold};
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
@@ -215,6 +218,8 @@ pub struct Route {
     /// Whether a WebSocket may bring its token among the subprotocols that it offers.
     pub websocket_token: bool,
     pub rate_limits: RateLimits,
+    /// The longest body of a request.
+    pub body_bytes: u64,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,
     /// What changes on the way.
@@ -244,30 +249,6 @@ pub struct Rules {
 pub struct IdentityHeader {
     pub name: HeaderName,
     pub claim: ClaimPath,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    pub token_bytes: usize,
-    pub header_bytes: usize,
-    pub header_count: usize,
-    pub uri_bytes: usize,
-    pub identity_header_bytes: usize,
-    pub body_bytes: u64,
-    pub connections: usize,
-    pub streams: u32,
-    pub key_count: usize,
-    pub key_set_bytes: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    pub header: Duration,
-    pub idle: Duration,
-    pub body: Duration,
-    pub connect: Duration,
-    pub response: Duration,
-    pub tunnel_idle: Duration,
 }
 
 impl Policy {

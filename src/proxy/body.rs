@@ -17,12 +17,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
+use super::admission::Place;
 use super::ending::StreamBody;
 use super::failure::Failure;
+use super::pace::{LeastRate, Pace};
 use super::taking::{PIECE_BYTES_MAX, Taking};
 use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::Snapshot;
-use crate::observe::{CLIENT_GONE, Outcome, Record};
+use crate::clock;
+use crate::observe::{CLIENT_GONE, Limit, Outcome, Record};
 use crate::policy::fold;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -40,6 +43,7 @@ pub struct BodyProgress {
     frames: AtomicU64,
     looks: AtomicU64,
     finished: AtomicBool,
+    answered: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -65,6 +69,11 @@ impl BodyProgress {
         self.finished.load(Ordering::Relaxed)
     }
 
+    /// The service has begun to answer: what follows of the body is a conversation, and whoever has nothing to say is not slow.
+    pub fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
     pub fn failure(&self) -> Option<Failure> {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,6 +92,8 @@ pub struct RequestBody {
     nominated: Vec<String>,
     progress: Arc<BodyProgress>,
     bytes_left: u64,
+    least: Option<LeastRate>,
+    pace: Pace,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -92,12 +103,32 @@ impl RequestBody {
         progress.finished.store(inner.is_end_stream(), Ordering::Relaxed);
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
-        Self { inner, snapshot, nominated, progress, bytes_left, stall, stalled: None }
+        Self { inner, snapshot, nominated, progress, bytes_left, least: None, pace: Pace::default(), stall, stalled: None }
+    }
+
+    /// With a route's own length, and a least rate unless it is one side of a conversation.
+    pub fn within(self, bytes_max: u64, conversation: bool) -> Self {
+        let rate = self.snapshot.policy.limits.body_rate.filter(|_| !conversation);
+        let least = rate.map(|bytes_per_second| LeastRate { bytes_per_second, window: self.stall });
+        Self { bytes_left: bytes_max, least, ..self }
+    }
+
+    /// Whether the client sends too little while it is waited for.
+    fn trickles(&mut self, bytes: usize) -> bool {
+        let Some(least) = self.least else { return false };
+        if self.progress.answered.load(Ordering::Relaxed) {
+            self.least = None;
+            return false;
+        }
+        self.pace.moved(bytes, clock::instant_now(), least)
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.progress.unhurried {
             return Poll::Pending;
+        }
+        if self.least.is_some() {
+            self.pace.waits(clock::instant_now());
         }
         let stall = self.stall;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
@@ -128,6 +159,9 @@ impl Body for RequestBody {
             Some(Err(_)) => Some(Err(this.progress.fail(Failure::BodyBroken))),
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if this.trickles(data.len()) {
+                        return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTrickles))));
+                    }
                     match this.bytes_left.checked_sub(data.len() as u64) {
                         Some(left) => this.bytes_left = left,
                         None => return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTooLarge)))),
@@ -193,6 +227,7 @@ pub struct ResponseBody {
     nominated: Vec<String>,
     record: Option<Record>,
     open: Option<Arc<OpenRequest>>,
+    place: Option<Place>,
     ended: bool,
 }
 
@@ -217,13 +252,18 @@ impl ResponseBody {
     }
 
     fn new(source: Source, snapshot: Option<Arc<Snapshot>>, nominated: Vec<String>) -> Self {
-        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, ended: false }
+        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, place: None, ended: false }
     }
 
     /// The request is open until the body is gone, and its client is watched while it is sent.
     pub fn hold(&mut self, open: Arc<OpenRequest>, taking: Option<Arc<Taking>>) {
         self.open = Some(open);
         self.taking = taking;
+    }
+
+    /// The place of its request or stream is given back when the body is gone.
+    pub fn keep(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Ties the record to the body: it is written when the last byte went out, or when the client left.
@@ -243,6 +283,7 @@ impl Drop for ResponseBody {
             if self.taking.as_ref().is_some_and(|taking| taking.was_given_up()) {
                 record.outcome = Outcome::Failed;
                 record.detail = "took nothing for too long".into();
+                record.limited(Limit::BodyTime);
             }
         }
     }

@@ -6,6 +6,8 @@
 
 use http::StatusCode;
 
+use crate::observe::Limit;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     HostInvalid,
@@ -19,8 +21,10 @@ pub enum Failure {
     ExpectationUnknown,
     BodyTooLarge,
     BodyTooSlow,
+    BodyTrickles,
     BodyBroken,
     Loop,
+    Overloaded,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -57,7 +61,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -69,8 +73,10 @@ impl Failure {
         Self::ExpectationUnknown,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
+        Self::BodyTrickles,
         Self::BodyBroken,
         Self::Loop,
+        Self::Overloaded,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -149,10 +155,22 @@ impl Failure {
             Self::BodyTooSlow => {
                 closing(S::REQUEST_TIMEOUT, "body_too_slow", "The body did not go on in time", "send it without long breaks")
             }
+            Self::BodyTrickles => closing(
+                S::REQUEST_TIMEOUT,
+                "body_trickles",
+                "The body came too slowly for too long",
+                "send it faster, or in parts, or ask the operator for a lower least rate",
+            ),
             Self::BodyBroken => closing(S::BAD_REQUEST, "body_broken", "The body broke off or was malformed", "send it whole"),
             Self::Loop => {
                 row(S::LOOP_DETECTED, "loop", "The request came back to this gate", "point the upstream at the service, not at the gate")
             }
+            Self::Overloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "The gate has as many requests as it takes at a time",
+                "try again after the time that Retry-After says",
+            ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
                 "upstream_refused",
@@ -221,6 +239,47 @@ impl Failure {
             ),
             Self::Panicked => closing(S::INTERNAL_SERVER_ERROR, "internal", "The gate failed", "report it with the request id"),
         }
+    }
+}
+
+impl Failure {
+    /// The limit that the request was over. Which one an overloaded gate has reached is known where it is refused.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::TargetTooLong => Some(Limit::Target),
+            Self::HeadTooLarge => Some(Limit::Head),
+            Self::BodyTooLarge => Some(Limit::Body),
+            Self::BodyTooSlow => Some(Limit::BodyTime),
+            Self::BodyTrickles => Some(Limit::BodyRate),
+            Self::HostInvalid
+            | Self::TargetInvalid
+            | Self::LengthsConflict
+            | Self::TransferCodingUnknown
+            | Self::MethodRefused
+            | Self::ExpectationUnknown
+            | Self::BodyBroken
+            | Self::Loop
+            | Self::Overloaded
+            | Self::UpstreamRefused
+            | Self::UpstreamSlow
+            | Self::UpstreamBroken
+            | Self::UpstreamOverloaded
+            | Self::ProtocolUnknown
+            | Self::DeadlineExceeded
+            | Self::CallIdle
+            | Self::UpgradeInvalid
+            | Self::UpgradeUnavailable
+            | Self::WebhookUnsigned
+            | Self::WebhookStale
+            | Self::WebhookMalformed
+            | Self::WebhookNotTaken
+            | Self::Panicked => None,
+        }
+    }
+
+    /// Seconds after which it is worth to try again.
+    pub fn retry_after(self) -> Option<u32> {
+        matches!(self, Self::Overloaded | Self::UpstreamOverloaded).then_some(1)
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use super::addresses::Addresses;
+use super::admission::Admission;
 use super::upstream::Upstreams;
 use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::consent::ConsentDesk;
@@ -37,6 +39,8 @@ pub struct Gate {
     pub revocations: Arc<Revocations>,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
+    pub admission: Admission,
+    pub addresses: Arc<Addresses>,
     pub registrar: Registrar,
     pub observer: Arc<Observer>,
     pub health: Health,
@@ -59,6 +63,7 @@ impl Gate {
         revocations.adopt(&policy, shared.as_ref());
         let rates = Rates::new(&policy, shared.clone());
         let upstreams = Upstreams::of(&policy, &Upstreams::default(), &observer.metrics.upstreams)?;
+        let admission = Admission::new(&policy);
         let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
@@ -81,6 +86,8 @@ impl Gate {
             revocations,
             shared: ArcSwapOption::new(shared),
             rates,
+            admission,
+            addresses: Addresses::new(),
             registrar,
             observer,
             health: Health::default(),
@@ -126,6 +133,7 @@ impl Gate {
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
         self.upstreams.store(Arc::new(upstreams));
+        self.admission.adopt(&snapshot.policy);
         self.rates.adopt(&snapshot.policy, shared.clone());
         self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::accept::Held;
 use super::answer_fields::AnswerFields;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
-use super::ending::{Watch, stream_of};
+use super::ending::{Watch, is_stream, stream_of};
 use super::extended;
 use super::failure::Failure;
 use super::gate::Gate;
@@ -75,18 +75,47 @@ async fn caught(work: impl Future<Output = Response<ResponseBody>>, asked: &Aske
     }
 }
 
+/// Takes a place for the request, or refuses it before anything is decided: refusing is cheap then.
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
     let snapshot = gate.snapshot();
     let (id, version, grpc) = (record.request_id.clone(), request.version(), is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
     record.judge(&snapshot.policy);
-    let method = request.method().clone();
     let facts = peer.facts.as_ref().map(|facts| facts.next_head());
     let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
         Ok(screened) => screened,
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
     };
-    let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
+    let mut place = match gate.admission.enter(&snapshot.policy, &gate.observer.metrics).await {
+        Ok(place) => place,
+        Err((failure, detail)) => {
+            leave_body(request);
+            return finish_failed(failure, detail.to_owned(), &asked, record);
+        }
+    };
+    let mut response = serve_admitted(&gate, peer, request, (screened, &asked), record).await;
+    // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
+    if is_stream(response.headers())
+        && let Some(streams) = gate.admission.enter_tunnel(&gate.observer.metrics)
+    {
+        place = streams;
+    }
+    response.body_mut().keep(place);
+    response
+}
+
+async fn serve_admitted(
+    gate: &Arc<Gate>,
+    peer: Peer,
+    request: Request<Incoming>,
+    (screened, asked): (Screened, &Asked<'_>),
+    mut record: Record,
+) -> Response<ResponseBody> {
+    // What was changed while it waited for its place counts for it.
+    let snapshot = gate.snapshot();
+    record.judge(&snapshot.policy);
+    let method = request.method().clone();
+    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened).await;
     gate.note_client(&verdict);
     let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
@@ -94,42 +123,42 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, &asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
-            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, &asked), record);
+            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
         }
         Ok(Verdict::Own { endpoint, client }) => {
-            let (response, ended) = own::answer(&gate, &snapshot, (endpoint, client), request, &asked, peer.address).await;
+            let (response, ended) = own::answer(gate, &snapshot, (endpoint, client), request, asked, peer.address).await;
             let (outcome, reason, detail) = ended;
             record.decide(&snapshot.policy, None, None, outcome);
             (record.reason, record.detail) = (reason, detail);
             return finish(response, record);
         }
         Ok(Verdict::Webhook) => {
-            return match webhook::take(&gate, &snapshot, request).await {
+            return match webhook::take(gate, &snapshot, request).await {
                 Ok(response) => {
                     record.decide(&snapshot.policy, None, None, Outcome::Own);
                     finish(response, record)
                 }
-                Err(failure) => finish_failed(failure, String::new(), &asked, record),
+                Err(failure) => finish_failed(failure, String::new(), asked, record),
             };
         }
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
             leave_body(request);
-            return finish(fields.on_own(respond::denied(&snapshot.policy, &refusal, &asked)), record);
+            return finish(fields.on_own(respond::denied(&snapshot.policy, &refusal, asked)), record);
         }
     };
     note_permit(&mut record, &snapshot, &permit);
-    let limited = limit(&gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
+    let limited = limit(gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
     if let Some(refusal) = limited.refusal {
         note_refusal(&mut record, &snapshot, &refusal);
         leave_body(request);
-        return finish(fields.on_own(limited.fields.on(respond::denied(&snapshot.policy, &refusal, &asked))), record);
+        return finish(fields.on_own(limited.fields.on(respond::denied(&snapshot.policy, &refusal, asked))), record);
     }
     if rewrite::is_last_hop(&request) {
         record.outcome = Outcome::Own;
-        return finish(fields.on_own(respond::last_hop(&asked)), record);
+        return finish(fields.on_own(respond::last_hop(asked)), record);
     }
-    match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
+    match forward(gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
         Ok(Forwarded::Response(response)) => finish(limited.fields.on(fields.on_upstreams(response, &screened)), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             // Over HTTP/2, too, where the answer itself is a 200: what went on here is one thing.
@@ -139,7 +168,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
             tokio::spawn(tunnel.run(record));
             fields.on_upstreams(response, &screened)
         }
-        Err((failure, detail)) => finish(fields.on_own(respond::failed(failure, &asked)), failed(failure, detail, record)),
+        Err((failure, detail)) => finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record)),
     }
 }
 
@@ -260,22 +289,23 @@ async fn forward(
 ) -> Result<Forwarded, (Failure, String)> {
     let service = &snapshot.policy.services[permit.service()];
     let route = &service.routes[permit.route()];
-    let (service, patience, rewriting) = (&service.name, route.timeout, &route.rewriting);
+    let (service, patience, rewriting, body_bytes_max) = (&service.name, route.timeout, &route.rewriting, route.body_bytes);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
     let mut head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
-    if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
+    if declared_length(request.headers()).is_some_and(|length| length > body_bytes_max) {
         return Err((Failure::BodyTooLarge, String::new()));
     }
-    let opening = Opening::of(&mut request, screened).map_err(|failure| (failure, String::new()))?;
+    let opening = Opening::of(gate, &mut request, screened)?;
     if let Some(opening) = &opening {
         opening.ask(head.headers_mut());
     }
-    let progress = Arc::new(BodyProgress::of(is_grpc(request.headers())));
+    let grpc = is_grpc(request.headers());
+    let progress = Arc::new(BodyProgress::of(grpc));
     let mut call = CallTime::of(request.headers(), snapshot.policy.timeouts.tunnel_idle, &progress, record.elapsed());
     let nominated = [nominated(request.headers()), rewriting.request.gone.clone()].concat();
-    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
+    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, grpc);
     let sent = clock::instant_now();
     let upstreams = gate.upstreams();
     let Some(cluster) = upstreams.cluster(service) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
@@ -286,6 +316,7 @@ async fn forward(
     };
     record.upstream = Some(clock::instant_now().duration_since(sent));
     let response = answer?;
+    progress.note_answer();
     match opening {
         Some(opening) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let (response, tunnel) = opening.open((gate, snapshot, peer), response, watch, &record.request_id)?;
@@ -332,6 +363,9 @@ fn failed(failure: Failure, detail: String, mut record: Record) -> Record {
     record.outcome = Outcome::Failed;
     record.reason = Some(failure.row().code);
     record.detail = detail.into();
+    if let Some(limit) = failure.limit() {
+        record.limited(limit);
+    }
     record
 }
 

@@ -1,20 +1,26 @@
 //! The wire: everything that touches a socket on behalf of a request, in the order of its way.
 
 mod accept;
+mod addresses;
+mod admission;
 mod answer_fields;
 mod body;
+mod broken;
 mod connection;
 mod ending;
 mod extended;
 mod failure;
+mod flood;
 mod framing;
 mod gate;
 mod grpc;
 mod handle;
+mod lifetime;
 mod limit;
 mod location;
 mod opening;
 mod own;
+mod pace;
 mod respond;
 mod rewrite;
 mod screen;

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::admission::Place;
 use super::body::ResponseBody;
 use super::connection::Berth;
 use super::ending::Watch;
@@ -26,21 +27,25 @@ pub struct Opening {
     /// Whether the gate may choose a subprotocol where the service chose none.
     marked: bool,
     berth: Option<Berth>,
+    /// Among the tunnels of the gate.
+    place: Place,
 }
 
 impl Opening {
     /// Of a request that asks for one.
-    pub fn of(request: &mut Request<Incoming>, screened: &Screened) -> Result<Option<Self>, Failure> {
+    pub fn of(gate: &Gate, request: &mut Request<Incoming>, screened: &Screened) -> Result<Option<Self>, (Failure, String)> {
         if !screened.websocket {
             return Ok(None);
         }
+        let full = || (Failure::Overloaded, "no place for a tunnel".to_owned());
+        let place = gate.admission.enter_tunnel(&gate.observer.metrics).ok_or_else(full)?;
         let key = match extended::is_websocket(request) {
-            true => Some(Key::new().ok_or(Failure::Panicked)?),
+            true => Some(Key::new().ok_or((Failure::Panicked, String::new()))?),
             false => None,
         };
         let marked = Offer::of(request.headers()).is_some_and(|offer| offer.marked);
         let berth = request.extensions_mut().remove::<Berth>();
-        Ok(Some(Self { client: hyper::upgrade::on(request), key, marked, berth }))
+        Ok(Some(Self { client: hyper::upgrade::on(request), key, marked, berth, place }))
     }
 
     /// Asks the service for it.
@@ -77,7 +82,7 @@ impl Opening {
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
             _held: peer.held.clone(),
-            _place: body.into_place(),
+            _places: (body.into_place(), self.place),
             closing: gate.closing_tunnels.subscribe(),
             berth: self.berth,
             watch,
