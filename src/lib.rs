@@ -45,6 +45,10 @@ pub mod reload;
 
 pub mod shutdown;
 
+pub mod systemd;
+
+pub mod handover;
+
 #[cfg(feature = "demo")]
 pub mod demo;
 

@@ -18,6 +18,7 @@ mod secret;
 mod shapes;
 mod tree;
 mod units;
+mod upgrade;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -37,6 +38,7 @@ use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};
 pub use tree::Environment;
 pub use units::{Size, Span};
+pub use upgrade::Upgrade;
 
 /// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -81,6 +83,9 @@ pub struct Config {
     /// How the gate goes down.
     #[serde(default)]
     pub shutdown: Shutdown,
+    /// How a new process takes over from a running one, without losing a request. Off without this key.
+    #[serde(default)]
+    pub upgrade: Option<Upgrade>,
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,

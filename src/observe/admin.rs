@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub trait AdminView: Send + Sync + 'static {
 
 pub struct Admin {
     address: SocketAddr,
+    /// A copy, for the process that comes after this one.
+    socket: OwnedFd,
     task: tokio::task::AbortHandle,
 }
 
@@ -62,15 +65,25 @@ impl Drop for Admin {
 }
 
 impl Admin {
-    pub async fn start(address: SocketAddr, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    /// Listens at this address, or goes on with a socket that another process bound there.
+    pub async fn start(address: SocketAddr, inherited: Option<OwnedFd>, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
+        let listener = match inherited {
+            Some(socket) => TcpListener::from_std(std::net::TcpListener::from(socket))?,
+            None => TcpListener::bind(address).await?,
+        };
         let address = listener.local_addr()?;
+        let socket = listener.as_fd().try_clone_to_owned()?;
         let task = tokio::spawn(accept(listener, address, view)).abort_handle();
-        Ok(Self { address, task })
+        Ok(Self { address, socket, task })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A copy of its socket.
+    pub fn socket(&self) -> std::io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 }
 

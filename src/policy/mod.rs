@@ -14,6 +14,7 @@ mod compile_logto;
 mod compile_rate;
 mod compile_registration;
 mod compile_service;
+mod compile_upgrade;
 mod compile_webhook;
 mod consent;
 mod describe;
@@ -43,6 +44,7 @@ pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use compile_upgrade::Upgrade;
 pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
 pub use introspection::{EndpointSource, Introspection};
@@ -85,6 +87,7 @@ pub struct Policy {
     pub audit: Option<Audit>,
     pub shutdown_delay: Duration,
     pub shutdown_deadline: Duration,
+    pub upgrade: Option<Upgrade>,
     pub reload_interval: Duration,
     pub state: State,
     pub logto: Option<Logto>,

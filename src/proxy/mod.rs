@@ -8,6 +8,7 @@ mod failure;
 mod framing;
 mod gate;
 mod handle;
+mod inherited;
 mod limit;
 mod own;
 mod respond;
@@ -24,6 +25,7 @@ mod websocket;
 pub use accept::{Listeners, Prepared};
 pub use failure::{Failure, FailureRow};
 pub use gate::{Gate, Phase};
+pub use inherited::Inherited;
 
 use crate::policy::Policy;
 
