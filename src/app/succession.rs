@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{App, StartError};
-use crate::handover::{Door, Link, Offer, Predecessor, Successor, admin_name, follow, hand_over, listener_name, refuse};
+use crate::handover::{Door, Link, Offer, Predecessor, Successor, admin_name, follow, hand_over, listener_name, refuse, say_leaving};
 use crate::observe::AdminView;
 use crate::policy::{Listen, Policy};
 use crate::proxy::{Gate, Inherited};
@@ -69,7 +69,15 @@ impl Succession {
     /// Returns when this process may serve: it has what a request needs, and the other is ready to leave.
     pub async fn go(&mut self, gate: &Gate) -> Result<(), StartError> {
         let Some(predecessor) = &mut self.predecessor else { return Ok(()) };
-        if timeout(self.patience, gate.keys_had(&predecessor.without_keys)).await.is_err() {
+        let without = predecessor.without_keys.clone();
+        let outcome = tokio::select! {
+            keys = timeout(self.patience, gate.keys_had(&without)) => keys,
+            broken = predecessor.breaks_off() => match broken {
+                Ok(()) => Ok(()),
+                Err(reason) => return Err(StartError::Unavailable(format!("the running gate takes its offer back: {reason}"))),
+            },
+        };
+        if outcome.is_err() {
             let issuers = gate.without_keys().join(" ");
             let reason = format!("no keys of {issuers} within {:?}; the running gate goes on", self.patience);
             predecessor.give_up(&reason).await;
@@ -186,6 +194,7 @@ impl App {
         }
         let handed_over: Vec<Listen> = self.listeners.names().filter(|listen| taken.contains(&listener_name(listen))).cloned().collect();
         self.listeners.leave(&handed_over);
+        say_leaving(&link).await;
         let revocations = self.gate.revocations.clone();
         let telling = tokio::spawn(async move { follow(&link, &revocations, told).await });
         tokio::select! {

@@ -42,6 +42,11 @@ pub async fn refuse(link: &Link, reason: &str) {
     let _ = tokio::time::timeout(STEP_TIMEOUT, link.send(&Message::Refused { reason: reason.to_owned() })).await;
 }
 
+/// Tells the new process that this one accepts no more. Whatever becomes of this word, that one serves.
+pub async fn say_leaving(link: &Link) {
+    let _ = bounded(STEP_TIMEOUT, link.send(&Message::Leaving)).await;
+}
+
 type Taken = (Told, u32, String, Vec<String>);
 
 async fn steps(link: &Link, offer: &Offer, revocations: &Revocations, patience: Duration) -> Result<Taken, String> {
@@ -74,8 +79,6 @@ async fn steps(link: &Link, offer: &Offer, revocations: &Revocations, patience: 
         Ok(_) => return Err("it said something else than that it serves".to_owned()),
         Err(error) => return Err(ended(&error)),
     }
-    // It serves: whatever becomes of this word, this process leaves.
-    let _ = bounded(STEP_TIMEOUT, link.send(&Message::Leaving)).await;
     Ok((told, pid, version, taken))
 }
 

@@ -29,7 +29,7 @@ mod wire;
 
 pub use carried::follow;
 pub use door::Door;
-pub use give::{Offer, Successor, hand_over, refuse};
+pub use give::{Offer, Successor, hand_over, refuse, say_leaving};
 pub use take::Predecessor;
 pub use wire::Link;
 

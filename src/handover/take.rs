@@ -98,6 +98,17 @@ impl Predecessor {
         }
     }
 
+    /// While this process is not ready yet: returns with the other's reason if that takes its offer back, and without one if
+    /// it died, so that this process had better serve.
+    pub async fn breaks_off(&mut self) -> Result<(), String> {
+        self.link.readable().await;
+        match timeout(STEP_TIMEOUT, self.link.receive()).await {
+            Ok(Ok(Some((Message::Refused { reason }, _)))) => Err(reason),
+            Ok(Ok(Some(_))) => Err("it said something that makes no sense".to_owned()),
+            _ => self.is_dead().await,
+        }
+    }
+
     /// Says why this process will not take over.
     pub async fn give_up(&self, reason: &str) {
         super::give::refuse(&self.link, reason).await;

@@ -75,6 +75,11 @@ impl Link {
         self.0.peer_cred().map(|credentials| credentials.uid())
     }
 
+    /// Returns when there is something to receive, or the end.
+    pub async fn readable(&self) {
+        let _ = self.0.readable().await;
+    }
+
     pub async fn send(&self, message: &Message) -> io::Result<()> {
         self.send_with(message, None).await
     }

@@ -160,7 +160,14 @@ async fn over_http2(address: std::net::SocketAddr, token: &str, count: &AtomicUs
                 break;
             }
         };
-        let answer = answer.await.unwrap_or_else(|error| panic!("{error}"));
+        // What was queued when GOAWAY came never left the client; what the gate took is counted upstream.
+        let answer = match answer.await {
+            Ok(answer) => answer,
+            Err(error) => {
+                assert!(error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR), "{error}");
+                break;
+            }
+        };
         assert_eq!(answer.status(), 200);
         let mut body = answer.into_body();
         assert_eq!(body.data().await.unwrap().unwrap(), "ok");
@@ -321,7 +328,7 @@ async fn a_new_process_that_is_killed_before_it_serves_changes_nothing() {
 async fn an_old_process_that_is_killed_in_the_middle_has_handed_over_all_the_same() {
     let (issuer, upstream, place) = (issuer().await, Upstream::friendly().await, Place::new());
     let mut old = Process::run(&yaml(&issuer, &upstream, &place)).await.ready().await;
-    // The other issuer comes only once the old process is dead.
+    // The new process waits for keys of an issuer that nobody is; then it is alone, and waits no more.
     let later = reserve();
     let url = format!("http://{}/{}", later.address, issuer.url().splitn(4, '/').nth(3).unwrap_or_default());
     let other = gate(&issuer, &upstream).settings(&place.settings(&format!("issuer: [{}, {url}]", issuer.url()))).yaml();
@@ -334,14 +341,13 @@ async fn an_old_process_that_is_killed_in_the_middle_has_handed_over_all_the_sam
     // Whoever connects meanwhile waits.
     let mut waiting = Connection::open(address).await;
     waiting.write(&Ask::new(address, "GET", "/public/page").bytes("")).await;
-    let _other_issuer = issuer_at(later.address).await;
     let new = new.serving().await;
     assert_eq!(waiting.answer("GET").await.status, 200);
     assert_eq!(new.address, address);
     says(&new, "the old process died in the middle; this one goes on by itself").await;
-    // The next one finds this one.
-    let last = generations(new, 1).await;
-    assert_eq!(last.get("/public/page").send().await.status, 200);
+    // The next one finds this one, and does not wait for keys that this one lacks.
+    let next = Process::spawn_in(new.directory.clone(), "other.yaml", &[]).serving().await;
+    assert_eq!(next.get("/public/page").send().await.status, 200);
 }
 
 #[tokio::test]
@@ -394,13 +400,13 @@ async fn sigusr2_starts_the_new_process_with_the_same_command_line() {
     assert_eq!(says(&old, "handed over to a new process").await["pid"], started["pid"]);
     assert_eq!(old.ended().await, Some(0));
     // It writes into the same log.
-    assert!(old.log().iter().filter(|line| line["message"] == "serving").count() == 2);
+    until("it says so", || async { old.log().iter().filter(|line| line["message"] == "serving").count() == 2 }).await;
     assert_eq!(old.get("/public/page").send().await.status, 200);
     let pid = started["pid"].as_u64().unwrap();
     let status = std::process::Command::new("sh").args(["-c", "kill -s TERM \"$0\"", &pid.to_string()]).status();
     assert!(status.unwrap().success());
     until("nobody listens", || async { TcpStream::connect(old.address).await.is_err() }).await;
-    assert!(!place.socket().exists(), "the last one takes the file away");
+    until("the last one takes the file away", || async { !place.socket().exists() }).await;
 }
 
 #[tokio::test]
@@ -465,11 +471,9 @@ async fn sigterm_in_the_middle_ends_both() {
     let waits = format!("issuer: [{}, 'http://{}']", issuer.url(), silent.local_addr().unwrap());
     std::fs::write(old.directory.path().join("other.yaml"), gate(&issuer, &upstream).settings(&place.settings(&waits)).yaml()).unwrap();
     let mut new = Process::spawn_in(old.directory.clone(), "other.yaml", &[]);
-    let (asked, _) = soon("the new process asks for keys", silent.accept()).await.unwrap();
+    let _asked = soon("the new process asks for keys", silent.accept()).await.unwrap();
     old.signal("TERM");
     assert_eq!(old.ended().await, Some(0));
-    assert!(TcpStream::connect(old.address).await.is_ok(), "the new one holds the listener");
-    drop((asked, silent));
     assert_eq!(new.ended().await, Some(69), "{}", new.output());
     assert!(TcpStream::connect(old.address).await.is_err());
 }
