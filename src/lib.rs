@@ -47,6 +47,10 @@ pub mod reload;
 
 pub mod shutdown;
 
+pub mod systemd;
+
+pub mod handover;
+
 #[cfg(feature = "demo")]
 pub mod demo;
 

@@ -22,6 +22,7 @@ mod secret;
 mod shapes;
 mod tree;
 mod units;
+mod upgrade;
 mod upstream;
 
 use schemars::JsonSchema;
@@ -45,6 +46,7 @@ pub use secret::Secret;
 pub use shapes::{Entries, OneOrMany};
 pub use tree::Environment;
 pub use units::{Size, Span};
+pub use upgrade::Upgrade;
 pub use upstream::{Dns, Endpoint, EndpointKeys, Protocol, Upstream, UpstreamKeys, UpstreamTimeouts, UpstreamTls};
 
 /// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
@@ -90,6 +92,9 @@ pub struct Config {
     /// How the gate goes down.
     #[serde(default)]
     pub shutdown: Shutdown,
+    /// How a new process takes over from a running one, without losing a request. Off without this key.
+    #[serde(default)]
+    pub upgrade: Option<Upgrade>,
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,14 +54,22 @@ pub trait AdminView: Send + Sync + 'static {
 
 pub struct Admin {
     address: SocketAddr,
+    /// A copy, for the process that comes after this one.
+    socket: OwnedFd,
     /// The thread ends when this is dropped, and its listener and its connections with it.
     _lives: oneshot::Sender<()>,
 }
 
 impl Admin {
-    pub async fn start(address: SocketAddr, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?.into_std()?;
+    /// Listens at this address, or goes on with a socket that another process bound there.
+    pub async fn start(address: SocketAddr, inherited: Option<OwnedFd>, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
+        let listener = match inherited {
+            Some(socket) => std::net::TcpListener::from(socket),
+            None => TcpListener::bind(address).await?.into_std()?,
+        };
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let socket = listener.as_fd().try_clone_to_owned()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (lives, ends) = oneshot::channel::<()>();
         let serving = async move {
@@ -72,11 +81,16 @@ impl Admin {
             }
         };
         std::thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serving))?;
-        Ok(Self { address, _lives: lives })
+        Ok(Self { address, socket, _lives: lives })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A copy of its socket.
+    pub fn socket(&self) -> std::io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 }
 

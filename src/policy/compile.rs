@@ -13,7 +13,9 @@ use super::compile_limits;
 use super::compile_rewrite;
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, TlsFiles, Tree};
-use super::{Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_webhook};
+use super::{
+    Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_upgrade, compile_webhook,
+};
 use crate::config::{self, Config, Fault, Secret, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -110,6 +112,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         audit: compile_audit::compile(c, config),
         shutdown_delay: config.shutdown.delay.0,
         shutdown_deadline: config.shutdown.deadline.0,
+        upgrade: compile_upgrade::compile(c, config),
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
         logto,
         revocations: compile_webhook::revocations(c, &config.revocations),

@@ -17,6 +17,7 @@ mod compile_rate;
 mod compile_registration;
 mod compile_rewrite;
 mod compile_service;
+mod compile_upgrade;
 mod compile_upstream;
 mod compile_webhook;
 mod consent;
@@ -52,6 +53,7 @@ pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use compile_upgrade::Upgrade;
 pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
 pub use cors::{Cors, OriginRule, origin, preflight};
@@ -100,6 +102,7 @@ pub struct Policy {
     pub audit: Option<Audit>,
     pub shutdown_delay: Duration,
     pub shutdown_deadline: Duration,
+    pub upgrade: Option<Upgrade>,
     pub reload_interval: Duration,
     pub state: State,
     pub logto: Option<Logto>,

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
@@ -47,7 +47,7 @@ const REST_AFTER: Duration = Duration::from_millis(250);
 const HEADS_READ_MAX: usize = 2;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
-/// How long a new connection may stay silent once the gate drains.
+/// How long a connection on which nothing is asked stays open once the gate drains.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection that was accepted, and what it was accepted with.
@@ -162,13 +162,21 @@ async fn serve_http1(
         peer.facts = Some(facts.clone());
         let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), patience(gate, policy));
         let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-        let service = service_fn(|request| counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref())));
+        let leaving = Arc::new(AtomicBool::new(false));
+        let service = service_fn(|request| saying_so(&leaving, counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref()))));
         let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
             biased;
             outcome = &mut connection => return outcome,
             () = draining(&mut phase) => {
+                // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
+                leaving.store(true, Ordering::Relaxed);
+                tokio::select! {
+                    biased;
+                    outcome = &mut connection => return outcome,
+                    () = idle(&open, &begun, DRAIN_GRACE) => {}
+                }
                 Pin::new(&mut connection).graceful_shutdown();
                 return connection.await;
             }
@@ -196,7 +204,7 @@ async fn serve_http1(
                     Ok(bytes) => prefix = bytes,
                     Err(_) => return Ok(()),
                 },
-                () = draining(&mut phase) => return Ok(()),
+                () = drained(&mut phase) => return Ok(()),
                 () = tokio::time::sleep(policy.timeouts.idle - rest_after) => return Ok(()),
             }
         }
@@ -310,6 +318,21 @@ fn counted(
             facts.never_rests();
         }
         response.body_mut().hold(open, Taking::of_this_stream());
+        Ok(response)
+    }
+}
+
+/// An answer that says that its connection closes, once it does.
+fn saying_so<A: Future<Output = Result<Response<ResponseBody>, Infallible>>>(
+    leaving: &Arc<AtomicBool>,
+    answer: A,
+) -> impl Future<Output = A::Output> + use<A> {
+    let leaving = leaving.clone();
+    async move {
+        let mut response = answer.await?;
+        if leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response)
     }
 }

@@ -26,6 +26,8 @@ pub enum Phase {
     Serving,
     /// No new connections; requests in flight are finished.
     Draining,
+    /// The same, and another process has the listener now: its queue and its file are left alone.
+    HandedOver,
 }
 
 pub struct Gate {
@@ -147,6 +149,27 @@ impl Gate {
         let old = self.current.load_full();
         let keyring = self.keys.keyring(&old.policy);
         self.current.store(Arc::new(old.with_keyring(keyring)));
+    }
+
+    /// Issuers whose keys are not there.
+    pub fn without_keys(&self) -> Vec<String> {
+        let policy = &self.snapshot().policy;
+        let keyring = self.keys.keyring(policy);
+        policy.issuers.iter().zip(&keyring.0).filter(|(_, state)| state.keys.is_none()).map(|(issuer, _)| issuer.url.clone()).collect()
+    }
+
+    /// Returns when the keys of all issuers but these are there, and in the snapshot.
+    pub async fn keys_had(&self, but: &[String]) {
+        let mut changes = self.keys.changes();
+        while {
+            changes.borrow_and_update();
+            !self.without_keys().iter().all(|issuer| but.contains(issuer))
+        } {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+        self.take_keys();
     }
 
     /// Asks for an issuer's keys once more, and takes what came of it.

@@ -15,6 +15,7 @@ mod framing;
 mod gate;
 mod grpc;
 mod handle;
+mod inherited;
 mod lifetime;
 mod limit;
 mod location;
@@ -35,6 +36,7 @@ mod websocket;
 pub use accept::{Listeners, Prepared};
 pub use failure::{Failure, FailureRow};
 pub use gate::{Gate, Phase};
+pub use inherited::Inherited;
 
 pub use upstream::check as check_upstreams;
 
