@@ -39,3 +39,4 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod upstream_faults;
+mod upstream_pools;

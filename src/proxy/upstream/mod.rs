@@ -7,7 +7,9 @@ mod dns;
 mod endpoint;
 mod lease;
 mod lent;
+mod making;
 mod pool;
+mod resting;
 mod tls;
 mod wire;
 
@@ -16,7 +18,7 @@ use std::sync::Arc;
 
 pub use answer::{AnswerStopped, UpstreamBody};
 pub use cluster::Cluster;
-pub use pool::Place;
+pub use resting::Place;
 
 use crate::observe::UpstreamMetrics;
 use crate::policy::{Policy, Service};
