@@ -39,4 +39,5 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod upstream_faults;
+mod upstream_http2;
 mod upstream_pools;
