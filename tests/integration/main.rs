@@ -43,5 +43,7 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod upstream_faults;
+mod upstream_http2;
+mod upstream_pools;
 mod websocket_http2;
 mod websocket_tokens;
