@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::body::BoxError;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::grpc::{self, CallTime};
+use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;
 use crate::policy::Streams;
@@ -139,7 +139,7 @@ impl Ended {
 
 /// The body of a stream on its way to the client.
 pub struct StreamBody {
-    inner: Option<Incoming>,
+    inner: Option<UpstreamBody>,
     watch: Option<Pin<Box<dyn Future<Output = Reason> + Send>>>,
     call: Option<CallTime>,
     manner: Manner,
@@ -149,7 +149,12 @@ pub struct StreamBody {
 }
 
 /// A body that streams, by its type, and every answer to a gRPC call; none else, which is not cut in the middle.
-pub fn stream_of(headers: &HeaderMap, body: Incoming, watch: Option<Watch>, call: Option<CallTime>) -> Result<Box<StreamBody>, Incoming> {
+pub fn stream_of(
+    headers: &HeaderMap,
+    body: UpstreamBody,
+    watch: Option<Watch>,
+    call: Option<CallTime>,
+) -> Result<Box<StreamBody>, UpstreamBody> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let manner = match () {
@@ -199,10 +204,11 @@ impl StreamBody {
         if let Some(call) = &mut self.call {
             call.answered();
         }
-        if let (Some(Err(_)), Manner::Grpc(messages), None) = (&frame, &self.manner, self.ended)
+        if let (Some(Err(error)), Manner::Grpc(messages), None) = (&frame, &self.manner, self.ended)
             && messages.is_between()
         {
-            return self.broke_off();
+            let slow = error.is::<AnswerStopped>();
+            return self.broke_off(if slow { Failure::UpstreamSlow } else { Failure::UpstreamBroken });
         }
         if let (Some(Ok(frame)), Manner::Grpc(messages)) = (&mut frame, &mut self.manner)
             && let Some(data) = frame.data_mut()
@@ -230,8 +236,8 @@ impl StreamBody {
 
     /// The service, or the client's side, broke off between two messages: the client reads a status for it, which tells it
     /// more than a reset.
-    fn broke_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let failure = self.call.as_ref().and_then(CallTime::failure).unwrap_or(Failure::UpstreamBroken);
+    fn broke_off(&mut self, upstream: Failure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let failure = self.call.as_ref().and_then(CallTime::failure).unwrap_or(upstream);
         self.ended = Some(Ended::by(failure));
         self.end();
         Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))

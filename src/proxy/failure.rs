@@ -26,7 +26,9 @@ pub enum Failure {
     UpstreamBroken,
     DeadlineExceeded,
     CallIdle,
+    UpstreamOverloaded,
     UpgradeInvalid,
+    UpgradeUnavailable,
     WebhookUnsigned,
     WebhookStale,
     WebhookMalformed,
@@ -55,7 +57,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -74,7 +76,9 @@ impl Failure {
         Self::UpstreamBroken,
         Self::DeadlineExceeded,
         Self::CallIdle,
+        Self::UpstreamOverloaded,
         Self::UpgradeInvalid,
+        Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
         Self::WebhookStale,
         Self::WebhookMalformed,
@@ -178,6 +182,18 @@ impl Failure {
                 "call_idle",
                 "Nothing moved on the call in either direction for too long",
                 "send something now and then, or ask the operator for a longer timeouts.tunnel_idle",
+            ),
+            Self::UpstreamOverloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_overloaded",
+                "The service has as many requests as it may",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpgradeUnavailable => row(
+                S::NOT_IMPLEMENTED,
+                "upgrade_unavailable",
+                "The service is spoken to over HTTP/2 alone, which opens no WebSocket here",
+                "ask the operator for upstream.protocol: auto",
             ),
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")

@@ -241,7 +241,8 @@ async fn forward(
     permit: Permit,
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
-    let patience = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
+    let service = &snapshot.policy.services[permit.service()];
+    let (service, patience) = (&service.name, service.routes[permit.route()].timeout);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
@@ -259,7 +260,8 @@ async fn forward(
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
     let upstreams = gate.upstreams();
-    let answer = upstreams.send(head.map(|()| body), &progress, patience);
+    let Some(cluster) = upstreams.cluster(service) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
+    let answer = cluster.send(head.map(|()| body), &progress, patience);
     let answer = match &mut call {
         Some(call) => call.bound(answer).await,
         None => answer.await,

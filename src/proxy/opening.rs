@@ -15,6 +15,7 @@ use super::handle::Peer;
 use super::rewrite;
 use super::screen::Screened;
 use super::upgrade::Tunnel;
+use super::upstream::UpstreamBody;
 use crate::access::{MARK, Offer, Snapshot};
 
 /// A WebSocket that was asked for.
@@ -58,7 +59,7 @@ impl Opening {
     pub fn open(
         self,
         (gate, snapshot, peer): (&Gate, &Snapshot, &Peer),
-        mut response: Response<Incoming>,
+        mut response: Response<UpstreamBody>,
         watch: Option<Watch>,
         request_id: &str,
     ) -> Result<(Response<ResponseBody>, Tunnel), (Failure, String)> {
@@ -68,17 +69,19 @@ impl Opening {
             let detail = if websocket { "the answer belongs to another key" } else { "" };
             return Err((Failure::UpgradeInvalid, detail.to_owned()));
         }
-        let tunnel = Tunnel {
+        let mut tunnel = Tunnel {
             client: self.client,
             upstream: hyper::upgrade::on(&mut response),
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
             _held: peer.held.clone(),
             closing: gate.closing_tunnels.subscribe(),
+            place: None,
             berth: self.berth,
             watch,
         };
-        let (mut parts, _) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        tunnel.place = body.into_place();
         rewrite::to_client(&mut parts.headers, &snapshot.policy, request_id);
         parts.headers.remove(CONTENT_LENGTH);
         if self.marked && !parts.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {

@@ -15,6 +15,7 @@ use super::connection::Berth;
 use super::ending::{CUT_AFTER, Reason, Watch};
 use super::gate::Phase;
 use super::stream::StreamFacts;
+use super::upstream::Place;
 use super::websocket::{CLOSE_CODE, Frames, GOING_AWAY, close_frame};
 use crate::observe::Record;
 
@@ -27,6 +28,8 @@ pub struct Tunnel {
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
     pub _held: Arc<Held>,
+    /// Its place among the connections to the endpoint.
+    pub place: Option<Arc<Place>>,
     /// Becomes true when the gate's drain deadline has passed.
     pub closing: watch::Receiver<bool>,
     /// The connection that it was opened on, and whether that is to end.
