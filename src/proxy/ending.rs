@@ -16,7 +16,7 @@ use super::body::BoxError;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::grpc::{self, CallTime};
-use super::upstream::UpstreamBody;
+use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;
 use crate::policy::Streams;
@@ -211,10 +211,11 @@ impl StreamBody {
         if let Some(call) = &mut self.call {
             call.answered();
         }
-        if let (Some(Err(_)), Manner::Grpc(messages), None) = (&frame, &self.manner, self.ended)
+        if let (Some(Err(error)), Manner::Grpc(messages), None) = (&frame, &self.manner, self.ended)
             && messages.is_between()
         {
-            return self.broke_off();
+            let slow = error.is::<AnswerStopped>();
+            return self.broke_off(if slow { Failure::UpstreamSlow } else { Failure::UpstreamBroken });
         }
         if let (Some(Ok(frame)), Manner::Grpc(messages)) = (&mut frame, &mut self.manner)
             && let Some(data) = frame.data_mut()
@@ -242,8 +243,8 @@ impl StreamBody {
 
     /// The service, or the client's side, broke off between two messages: the client reads a status for it, which tells it
     /// more than a reset.
-    fn broke_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let failure = self.call.as_ref().and_then(CallTime::failure).unwrap_or(Failure::UpstreamBroken);
+    fn broke_off(&mut self, upstream: Failure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let failure = self.call.as_ref().and_then(CallTime::failure).unwrap_or(upstream);
         self.ended = Some(Ended::by(failure));
         self.end();
         Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
