@@ -153,7 +153,7 @@ mod tests {
             ("https://app.example", exact("https://app.example")),
             ("https://APP.example:443", exact("https://app.example")),
             ("http://localhost:5173", exact("http://localhost:5173")),
-            ("https://städte.example", exact("https://xn--stdte-gra.example")),
+            ("https://städte.example", exact("https://xn--stdte-hra.example")),
             ("http://[::1]:80", exact("http://[::1]")),
             ("capacitor://localhost", exact("capacitor://localhost")),
             ("https://*.App.example", one_label(".app.example")),

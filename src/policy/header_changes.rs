@@ -104,6 +104,6 @@ mod tests {
     fn the_gates_own_answer_keeps_what_it_says() {
         let mut headers = HeaderMap::from_iter([pair("x-tenant", "said"), pair("cookie", "a=1")]);
         changes().apply_to_own(&mut headers);
-        assert_eq!((&headers["x-tenant"], &headers["cookie"], &headers["x-via"]), (&"said", &"a=1", &"gate"));
+        assert_eq!(["x-tenant", "cookie", "x-via"].map(|name| headers[name].to_str().unwrap()), ["said", "a=1", "gate"]);
     }
 }
