@@ -27,7 +27,6 @@ use super::flood::{FloodLimits, FloodWatch};
 use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
 use super::lifetime::Lifetime;
-use super::pace::LeastRate;
 use super::screen::connection_options;
 use super::stream::{Framing, GuardedStream, Patience, Stream, StreamFacts};
 use super::taking::{PIECE_BYTES_MAX, StreamTasks, Taking};
@@ -104,9 +103,8 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     }
 }
 
-fn patience(gate: &Gate, policy: &Policy) -> Patience {
-    let least = policy.limits.body_rate.map(|bytes_per_second| LeastRate { bytes_per_second, window: policy.timeouts.body });
-    Patience { head: policy.timeouts.header, write: policy.timeouts.body, least, observer: gate.observer.clone() }
+fn patience(gate: &Gate, policy: &Arc<Policy>) -> Patience {
+    Patience { policy: policy.clone(), observer: gate.observer.clone() }
 }
 
 /// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS has
@@ -150,7 +148,7 @@ async fn drained(phase: &mut watch::Receiver<Phase>) {
 /// kept, without a body. On any other hyper may have more to do, closing it first of all.
 async fn serve_http1(
     gate: &Arc<Gate>,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     mut stream: Stream,
     mut prefix: Vec<u8>,
     (mut peer, lifetime): (Peer, Option<Arc<Lifetime>>),
@@ -224,7 +222,7 @@ fn http1_builder(policy: &Policy) -> http1::Builder {
 
 async fn serve_http2(
     gate: &Arc<Gate>,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     stream: GuardedStream,
     written: &AtomicU64,
     (peer, lifetime): (Peer, Option<Arc<Lifetime>>),

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -19,6 +18,7 @@ use super::framing::{FramingTracker, HeadFacts};
 use super::pace::{LeastRate, Pace};
 use crate::clock;
 use crate::observe::{Limit, Observer};
+use crate::policy::Policy;
 
 /// Any of the streams that a listener accepts.
 pub enum Stream {
@@ -132,13 +132,10 @@ pub enum Framing {
     Http2(Arc<AtomicU64>, Box<FloodWatch>),
 }
 
-/// What a client's stream is held to.
+/// What a client's stream is held to, and where it is counted when it ends.
 #[derive(Debug)]
 pub struct Patience {
-    pub head: Duration,
-    pub write: Duration,
-    pub least: Option<LeastRate>,
-    /// Where it is counted when it ends.
+    pub policy: Arc<Policy>,
     pub observer: Arc<Observer>,
 }
 
@@ -148,14 +145,15 @@ pub struct GuardedStream {
     prefix: Vec<u8>,
     framing: Framing,
     patience: Patience,
-    pace: Pace,
+    /// Once the client has been waited for.
+    pace: Option<Box<Pace>>,
     head_deadline: Option<Pin<Box<Sleep>>>,
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl GuardedStream {
     pub fn new(stream: Stream, prefix: Vec<u8>, framing: Framing, patience: Patience) -> Self {
-        Self { stream, prefix, framing, patience, pace: Pace::default(), head_deadline: None, write_deadline: None }
+        Self { stream, prefix, framing, patience, pace: None, head_deadline: None, write_deadline: None }
     }
 
     /// The stream itself, and what was read of it and not yet asked for.
@@ -171,7 +169,7 @@ impl GuardedStream {
             self.head_deadline = None;
             return Poll::Pending;
         }
-        let timeout = self.patience.head;
+        let timeout = self.patience.policy.timeouts.header;
         let deadline = self.head_deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(self.over(Limit::HeadTime, io::ErrorKind::TimedOut, "the head did not end in time")))
@@ -187,7 +185,7 @@ impl GuardedStream {
         {
             return Poll::Pending;
         }
-        let timeout = self.patience.write;
+        let timeout = self.patience.policy.timeouts.body;
         let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(self.over(Limit::BodyTime, io::ErrorKind::TimedOut, "the client takes nothing of the response")))
@@ -217,14 +215,15 @@ impl GuardedStream {
     /// Ends a connection whose client takes so little of its answers, whenever there is something to take, that it would keep
     /// them for ever.
     fn watch_rate(&mut self, outcome: &Poll<io::Result<usize>>) -> io::Result<()> {
-        let Some(least) = self.patience.least else { return Ok(()) };
+        let Some(bytes_per_second) = self.patience.policy.limits.body_rate else { return Ok(()) };
+        let least = LeastRate { bytes_per_second, window: self.patience.policy.timeouts.body };
         match outcome {
-            Poll::Pending => self.pace.waits(clock::instant_now()),
+            Poll::Pending => self.pace.get_or_insert_default().waits(clock::instant_now()),
             // Nobody was waited for: nothing to reckon, and no need for the time.
             Poll::Ready(Ok(_)) if self.write_deadline.is_none() => {}
             Poll::Ready(Ok(count)) => {
                 let tunnel = matches!(&self.framing, Framing::Http1(facts) if facts.tunnel.load(Ordering::Acquire));
-                if self.pace.moved(*count, clock::instant_now(), least) && !tunnel {
+                if self.pace.get_or_insert_default().moved(*count, clock::instant_now(), least) && !tunnel {
                     return Err(self.over(Limit::BodyRate, io::ErrorKind::TimedOut, "the client takes too little of the response"));
                 }
             }
