@@ -4,6 +4,7 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod audit;
+mod balance;
 mod consent;
 mod document;
 mod fault;
@@ -23,6 +24,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
+pub use balance::{Balance, BalanceKeys, CircuitBreaker, Ejection, HashKeys, HealthCheck, Retries, RetryOn, default_slow_start};
 pub use consent::{Consent, ConsentCheck, OnError};
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
