@@ -241,8 +241,8 @@ fn show_permit(snapshot: &Snapshot, permit: &Permit, checks: &[&str]) {
     show_checks(checks, permit.reported(), public);
     match permit.reported() {
         Some(denial) => say!("decision   let through and reported as {}: the route is in report mode", denial.row().code),
-        None if public => say!("decision   forwarded to {} without an identity: the route is public", service.upstream.base),
-        None => say!("decision   forwarded to {}", service.upstream.base),
+        None if public => say!("decision   forwarded to {} without an identity: the route is public", service.upstream),
+        None => say!("decision   forwarded to {}", service.upstream),
     }
     for (name, value) in permit.headers() {
         say!("upstream   {name}: {}", value.to_str().unwrap_or_default());

@@ -233,7 +233,7 @@ fn summary(policy: &Policy) -> String {
     }
     for service in policy.services.iter().filter(|service| !service.own) {
         let path = if service.prefix.is_empty() { "/" } else { &service.prefix };
-        text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream.base));
+        text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream));
         text.push_str(&format!("resource {}\nmetadata {}\n", service.audiences.join(" "), service.metadata_url));
         if let Some(settings) = &service.introspection {
             let place = match &settings.endpoint {

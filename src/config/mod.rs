@@ -19,6 +19,7 @@ mod secret;
 mod shapes;
 mod tree;
 mod units;
+mod upstream;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -39,6 +40,7 @@ use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};
 pub use tree::Environment;
 pub use units::{Size, Span};
+pub use upstream::{Dns, Endpoint, EndpointKeys, Protocol, Upstream, UpstreamKeys, UpstreamTimeouts, UpstreamTls};
 
 /// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -162,8 +164,8 @@ pub struct Service {
     /// Where clients reach this service, when that is not the resource's own address.
     #[serde(default)]
     pub public_url: Option<String>,
-    /// Where the service is: `http://host:port` or `https://host:port`.
-    pub upstream: String,
+    /// Where the service is: `http://host:port`, `https://host:port` or `unix:/path`, or a map with more about it.
+    pub upstream: Upstream,
     /// Issuers whose tokens this service accepts; all top-level ones by default.
     #[serde(default)]
     pub issuer: Option<OneOrMany<Issuer>>,

@@ -162,12 +162,8 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
         .iter()
         .filter(|service| !service.own)
         .map(|service| {
-            let routes: Vec<_> = service
-                .routes
-                .iter()
-                .map(route_status)
-                .collect();
-            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.base.to_string(), "routes": routes })
+            let routes: Vec<_> = service.routes.iter().map(route_status).collect();
+            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.to_string(), "routes": routes })
         })
         .collect();
     let issuers: Vec<_> = policy

@@ -11,6 +11,7 @@ mod metrics;
 mod rate_metrics;
 mod record;
 mod revocation_metrics;
+mod upstream_metrics;
 
 pub use admin::{Admin, AdminView};
 pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as ReloadAudit, Revocation as RevocationAudit};
@@ -19,3 +20,4 @@ pub use health::{Health, ReloadOutcome};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::{IntrospectionMetrics, Metrics, RegistrationMetrics};
 pub use record::{CLIENT_GONE, Observer, Outcome, Record};
+pub use upstream_metrics::{EndpointMetrics, UpstreamMetrics};

@@ -16,6 +16,7 @@ mod compile_logto;
 mod compile_rate;
 mod compile_registration;
 mod compile_service;
+mod compile_upstream;
 mod compile_webhook;
 mod consent;
 mod describe;
@@ -30,6 +31,7 @@ mod scope;
 mod step_up;
 mod table;
 mod tenant;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use http::{HeaderName, Uri};
+use http::HeaderName;
 use ipnet::IpNet;
 
 pub use audit::{Audit, AuditTo, Decided, Facility, RouteAudit, SyslogServer};
@@ -60,7 +62,9 @@ pub use step_up::StepUp;
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
-pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret, Streams};
+pub use upstream::{At, DnsBounds, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
+
+pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, Protocol, RoleKind, Secret, Streams};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -175,13 +179,6 @@ pub struct Service {
     pub scopes: Vec<String>,
     /// Whether this is not an operator's service but the gate's own endpoints of a host.
     pub own: bool,
-}
-
-/// Where a request is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// Scheme and authority, with `/` as path.
-    pub base: Uri,
 }
 
 /// What a path and a method lead to.

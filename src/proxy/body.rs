@@ -20,6 +20,7 @@ use tokio::time::{Sleep, sleep};
 use super::ending::StreamBody;
 use super::failure::Failure;
 use super::taking::{PIECE_BYTES_MAX, Taking};
+use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::Snapshot;
 use crate::observe::{CLIENT_GONE, Outcome, Record};
 
@@ -177,7 +178,7 @@ pub struct ResponseBody {
 
 enum Source {
     Own(Full<Bytes>),
-    Upstream(Incoming),
+    Upstream(UpstreamBody),
     Stream(Box<StreamBody>),
 }
 
@@ -186,7 +187,7 @@ impl ResponseBody {
         Self::new(Source::Own(Full::new(bytes.into())), None, Vec::new())
     }
 
-    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
+    pub fn upstream(inner: UpstreamBody, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
         Self::new(Source::Upstream(inner), Some(snapshot), nominated)
     }
 
@@ -236,7 +237,7 @@ impl Body for ResponseBody {
         let frame = match (&mut this.source, this.rest.is_empty()) {
             (_, false) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest))))),
             (Source::Own(body), true) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            (Source::Upstream(body), true) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            (Source::Upstream(body), true) => Pin::new(body).poll_frame(cx),
             (Source::Stream(body), true) => body.poll(cx),
         };
         if let Some(taking) = &this.taking {
@@ -262,12 +263,14 @@ impl Body for ResponseBody {
                     clean_trailers(trailers, snapshot, &this.nominated);
                 }
             }
-            Some(Err(_)) => {
+            Some(Err(error)) => {
                 this.ended = true;
                 if let Some(record) = &mut this.record {
+                    let stopped = error.downcast_ref::<AnswerStopped>();
+                    let failure = if stopped.is_some() { Failure::UpstreamSlow } else { Failure::UpstreamBroken };
                     record.outcome = Outcome::Failed;
-                    record.reason = Some(Failure::UpstreamBroken.row().code);
-                    record.detail = "while sending its body".into();
+                    record.reason = Some(failure.row().code);
+                    record.detail = stopped.map_or_else(|| "while sending its body".into(), |stopped| stopped.to_string().into());
                 }
             }
         }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::body::BoxError;
 use super::gate::Gate;
+use super::upstream::UpstreamBody;
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;
 use crate::policy::Streams;
@@ -113,7 +113,7 @@ enum Manner {
 
 /// The body of a stream on its way to the client.
 pub struct StreamBody {
-    inner: Option<Incoming>,
+    inner: Option<UpstreamBody>,
     watch: Pin<Box<dyn Future<Output = Reason> + Send>>,
     manner: Manner,
     ended: Option<Reason>,
@@ -122,7 +122,7 @@ pub struct StreamBody {
 }
 
 /// A body that streams, by its type; `None` for every other, which is not cut in the middle.
-pub fn stream_of(headers: &HeaderMap, body: Incoming, watch: Option<Watch>) -> Result<Box<StreamBody>, Incoming> {
+pub fn stream_of(headers: &HeaderMap, body: UpstreamBody, watch: Option<Watch>) -> Result<Box<StreamBody>, UpstreamBody> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let manner = match essence {

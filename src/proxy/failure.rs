@@ -23,7 +23,9 @@ pub enum Failure {
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
+    UpstreamOverloaded,
     UpgradeInvalid,
+    UpgradeUnavailable,
     WebhookUnsigned,
     WebhookStale,
     WebhookMalformed,
@@ -52,7 +54,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -68,7 +70,9 @@ impl Failure {
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
+        Self::UpstreamOverloaded,
         Self::UpgradeInvalid,
+        Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
         Self::WebhookStale,
         Self::WebhookMalformed,
@@ -154,6 +158,18 @@ impl Failure {
                 "upstream_broken",
                 "The service broke off or answered with something that is no HTTP",
                 "try again later; the operator sees the reason in the log",
+            ),
+            Self::UpstreamOverloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_overloaded",
+                "The service has as many requests as it may",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpgradeUnavailable => row(
+                S::NOT_IMPLEMENTED,
+                "upgrade_unavailable",
+                "The service is spoken to over HTTP/2 alone, which opens no WebSocket here",
+                "ask the operator for upstream.protocol: auto",
             ),
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")

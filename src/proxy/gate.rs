@@ -58,7 +58,7 @@ impl Gate {
         let revocations = Arc::new(Revocations::new(&policy));
         revocations.adopt(&policy, shared.as_ref());
         let rates = Rates::new(&policy, shared.clone());
-        let upstreams = Upstreams::new(&policy.timeouts)?;
+        let upstreams = Upstreams::of(&policy, &Upstreams::default(), &observer.metrics.upstreams)?;
         let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
@@ -101,10 +101,7 @@ impl Gate {
     /// Puts a new policy into force. Nothing changes when it cannot be.
     pub fn adopt(&self, policy: Policy) -> Result<(), String> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstreams = match self.upstreams.load().fits(&policy.timeouts) {
-            true => None,
-            false => Some(Upstreams::new(&policy.timeouts)?),
-        };
+        let upstreams = Upstreams::of(&policy, &self.upstreams.load(), &self.observer.metrics.upstreams)?;
         let askers = self.introspector.prepare(&policy)?;
         let office = self.registrar.prepare(&policy)?;
         let consents = self.consents.prepare(&policy)?;
@@ -128,9 +125,7 @@ impl Gate {
         let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
-        if let Some(upstreams) = upstreams {
-            self.upstreams.store(Arc::new(upstreams));
-        }
+        self.upstreams.store(Arc::new(upstreams));
         self.rates.adopt(&snapshot.policy, shared.clone());
         self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);

@@ -235,7 +235,8 @@ async fn forward(
     permit: Permit,
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
-    let patience = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
+    let service = &snapshot.policy.services[permit.service()];
+    let (service, patience) = (&service.name, service.routes[permit.route()].timeout);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
@@ -248,23 +249,27 @@ async fn forward(
     let nominated = nominated(request.headers());
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
-    let answer = gate.upstreams().send(head.map(|()| body), &progress, patience).await;
+    let upstreams = gate.upstreams();
+    let Some(cluster) = upstreams.cluster(service) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
+    let answer = cluster.send(head.map(|()| body), &progress, patience).await;
     record.upstream = Some(clock::instant_now().duration_since(sent));
     let mut response = answer?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client.filter(|_| is_websocket(response.headers())) else {
             return Err((Failure::UpgradeInvalid, String::new()));
         };
-        let tunnel = Tunnel {
+        let mut tunnel = Tunnel {
             client,
             upstream: hyper::upgrade::on(&mut response),
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
             _held: peer.held.clone(),
+            place: None,
             closing: gate.closing_tunnels.subscribe(),
             watch,
         };
-        let (mut parts, _) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        tunnel.place = body.into_place();
         rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -25,6 +25,8 @@ pub use accept::{Listeners, Prepared};
 pub use failure::{Failure, FailureRow};
 pub use gate::{Gate, Phase};
 
+pub use upstream::check as check_upstreams;
+
 use crate::policy::Policy;
 
 /// Whether the policy's certificate and key can be used.

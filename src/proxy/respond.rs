@@ -77,6 +77,9 @@ pub fn failed(failure: Failure, asked: &Asked<'_>) -> Response<ResponseBody> {
     if row.close && asked.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if failure == Failure::UpstreamOverloaded {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if failure == Failure::MethodRefused {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
     }

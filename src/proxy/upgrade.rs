@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::accept::Held;
 use super::ending::{CUT_AFTER, Reason, Watch};
 use super::stream::StreamFacts;
+use super::upstream::Place;
 use super::websocket::{Frames, close_frame};
 use crate::observe::Record;
 
@@ -25,6 +26,8 @@ pub struct Tunnel {
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
     pub _held: Arc<Held>,
+    /// Its place among the connections to the endpoint.
+    pub place: Option<Arc<Place>>,
     /// Becomes true when the gate's drain deadline has passed.
     pub closing: watch::Receiver<bool>,
     /// Whether its token still counts; `None` where that is nobody's matter.
