@@ -14,11 +14,13 @@ use crate::policy::{Balance, Balancing};
 pub trait Member {
     /// Its name: what is known of it stays as long as this is the same.
     fn name(&self) -> &str;
-    fn weight(&self) -> u32;
+    /// What it is to get beside the others; above 0.
+    fn weight(&self) -> f64;
     /// Requests that it has at the moment.
     fn in_flight(&self) -> usize;
 }
 
+#[derive(Clone)]
 struct Known<E> {
     endpoint: E,
     /// The hash of its name.
@@ -57,7 +59,7 @@ pub enum Turn {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standing {
     pub name: String,
-    pub weight: u32,
+    pub weight: f64,
     pub in_flight: usize,
     /// `None` where nobody asks.
     pub health: Option<Health>,
@@ -68,6 +70,7 @@ pub struct Standing {
 }
 
 /// The endpoints of one service.
+#[derive(Clone)]
 pub struct Roster<E> {
     balancing: Arc<Balancing>,
     known: Vec<Known<E>>,
@@ -92,6 +95,10 @@ impl<E: Member + Clone> Roster<E> {
 
     pub fn balancing(&self) -> &Arc<Balancing> {
         &self.balancing
+    }
+
+    pub fn has_several(&self) -> bool {
+        self.known.len() > 1
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = &E> {
@@ -130,14 +137,18 @@ impl<E: Member + Clone> Roster<E> {
         }
     }
 
-    /// Begins a request: counts it, and asks the breaker. An error says when it is worth coming again.
-    pub fn begin(&mut self, now: Instant) -> Result<Option<Pass>, Duration> {
+    /// Begins a request: counts it, and asks the breaker. An error says when it is worth coming again. Tells a change of the
+    /// breaker.
+    pub fn begin(&mut self, now: Instant) -> (Result<Option<Pass>, Duration>, Option<BreakerState>) {
+        let before = self.breaker();
         let pass = match (&mut self.breaker, &self.balancing.circuit_breaker) {
-            (Some(breaker), Some(rules)) => Some(breaker.admit(rules, now)?),
-            _ => None,
+            (Some(breaker), Some(rules)) => breaker.admit(rules, now).map(Some),
+            _ => Ok(None),
         };
-        self.budget.earn(now);
-        Ok(pass)
+        if pass.is_ok() {
+            self.budget.earn(now);
+        }
+        (pass, self.breaker().filter(|state| Some(*state) != before))
     }
 
     /// Ends a request; `failed` is `None` when its end says nothing of the service. Tells a change of the breaker.
@@ -179,7 +190,7 @@ impl<E: Member + Clone> Roster<E> {
         let mut seats = Vec::with_capacity(self.known.len());
         for (index, known) in self.known.iter().enumerate().filter(|(_, known)| rank(known) == best) {
             let share = if nobody_is_well { 1.0 } else { self.share(known, now) };
-            let weight = f64::from(known.endpoint.weight().max(1)) * share;
+            let weight = known.endpoint.weight() * share;
             seats.push(Seat { index, weight, in_flight: known.endpoint.in_flight(), seed: known.id });
         }
         match (&self.balancing.balance, key) {
@@ -281,8 +292,8 @@ mod tests {
         fn name(&self) -> &str {
             self.0
         }
-        fn weight(&self) -> u32 {
-            self.1
+        fn weight(&self) -> f64 {
+            f64::from(self.1)
         }
         fn in_flight(&self) -> usize {
             0
@@ -457,7 +468,7 @@ mod tests {
         roster.adopt_endpoints([C, Named("b", 7), A], now);
         let after = roster.standings(now);
         assert_eq!((after[2].health, after[2].ejected), (before[0].health, before[0].ejected));
-        assert_eq!((after[1].health, after[1].weight), (Some(Health::Unhealthy), 7));
+        assert_eq!((after[1].health, after[1].weight), (Some(Health::Unhealthy), 7.0));
         assert_eq!(after[0].health, Some(Health::Unchecked));
         // Other settings than those of the check change nothing of what it found; another check begins anew.
         let other = Balancing { balance: Balance::LeastRequests, ..checked() };

@@ -232,11 +232,6 @@ impl Default for CircuitBreaker {
     }
 }
 
-/// How long an endpoint that comes back takes to its full share.
-pub fn default_slow_start() -> Span {
-    Span::seconds(10)
-}
-
 fn default_path() -> String {
     "/healthz".to_owned()
 }

@@ -8,7 +8,7 @@ use super::ClaimPath;
 pub use crate::config::RetryOn;
 
 /// Everything that is said of choosing among the endpoints of a service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balancing {
     pub balance: Balance,
     /// How long an endpoint that comes back takes to its full share.
@@ -29,7 +29,7 @@ pub enum Balance {
 }
 
 /// How endpoints are asked how they are.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     pub question: Question,
     pub interval: Duration,
@@ -41,7 +41,7 @@ pub struct HealthCheck {
     pub host: Option<HeaderValue>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     Http {
         path: http::uri::PathAndQuery,
@@ -88,6 +88,29 @@ pub struct CircuitBreaker {
     pub open: Duration,
     pub probes: u32,
     pub statuses: Vec<StatusCode>,
+}
+
+impl Balancing {
+    /// That of the gate's own endpoints, which are nowhere else.
+    pub(super) fn none() -> Self {
+        let zero = Duration::ZERO;
+        Self {
+            balance: Balance::RoundRobin,
+            slow_start: zero,
+            health_check: None,
+            ejection: Ejection { failures: 1, time: zero, time_max: zero, max_ejected: 0, statuses: Vec::new() },
+            retries: Retries {
+                attempts: 1,
+                on: Vec::new(),
+                budget: 0,
+                budget_floor: 0,
+                replay_bytes: 0,
+                per_try_timeout: None,
+                backoff: zero,
+            },
+            circuit_breaker: None,
+        }
+    }
 }
 
 impl Retries {

@@ -10,21 +10,10 @@ use super::balance::{Balance, Balancing, CircuitBreaker, Ejection, HealthCheck, 
 use super::compile::{Compiler, at_least};
 use crate::config::{self, Span, Trail};
 
-/// The budget looks back for so long; a floor is for this time too.
 const ATTEMPTS_MAX: u32 = 10;
 const REPLAY_BYTES_MAX: u64 = 1 << 20;
 const SLOW_START_MAX: Span = Span::seconds(3600);
 const WINDOW_MAX: Span = Span::seconds(60);
-
-/// What stands under `upstream:` about choosing.
-pub(super) struct Written<'c> {
-    pub balance: &'c config::Balance,
-    pub slow_start: Span,
-    pub health_check: Option<&'c config::HealthCheck>,
-    pub ejection: &'c config::Ejection,
-    pub retries: &'c config::Retries,
-    pub circuit_breaker: Option<&'c config::CircuitBreaker>,
-}
 
 /// A place below `upstream:`, where faults are.
 struct At<'c>(&'c Trail);
@@ -35,19 +24,20 @@ impl At<'_> {
     }
 }
 
-/// `http2` says that the endpoints are spoken to in HTTP/2 alone, which gRPC needs.
-pub(super) fn balancing(c: &mut Compiler<'_>, written: &Written<'_>, http2: bool, at: &Trail) -> Balancing {
+/// `at` is the place of the service's `upstream`.
+pub(super) fn balancing(c: &mut Compiler<'_>, written: &config::UpstreamKeys, at: &Trail) -> Balancing {
     let at = At(at);
+    let http2 = written.protocol == config::Protocol::Http2;
     if written.slow_start > SLOW_START_MAX {
         c.fault(at.key(&["slow_start"]), &written.slow_start.to_string(), "too long a way back", format!("write {SLOW_START_MAX} or less"));
     }
     Balancing {
-        balance: balance(c, written.balance, &at),
+        balance: balance(c, &written.balance, &at),
         slow_start: written.slow_start.0,
-        health_check: written.health_check.and_then(|check| health_check(c, check, http2, &at)),
-        ejection: ejection(c, written.ejection, &at),
-        retries: retries(c, written.retries, &at),
-        circuit_breaker: written.circuit_breaker.map(|breaker| circuit_breaker(c, breaker, &at)),
+        health_check: written.health_check.as_ref().and_then(|check| health_check(c, check, http2, &at)),
+        ejection: ejection(c, &written.ejection, &at),
+        retries: retries(c, &written.retries, &at),
+        circuit_breaker: written.circuit_breaker.as_ref().map(|breaker| circuit_breaker(c, breaker, &at)),
     }
 }
 

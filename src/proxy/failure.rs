@@ -24,6 +24,7 @@ pub enum Failure {
     UpstreamSlow,
     UpstreamBroken,
     UpstreamOverloaded,
+    UpstreamCircuitOpen,
     UpgradeInvalid,
     UpgradeUnavailable,
     WebhookUnsigned,
@@ -54,7 +55,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -71,6 +72,7 @@ impl Failure {
         Self::UpstreamSlow,
         Self::UpstreamBroken,
         Self::UpstreamOverloaded,
+        Self::UpstreamCircuitOpen,
         Self::UpgradeInvalid,
         Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
@@ -163,6 +165,12 @@ impl Failure {
                 S::SERVICE_UNAVAILABLE,
                 "upstream_overloaded",
                 "The service has as many requests as it may",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpstreamCircuitOpen => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_circuit_open",
+                "Most requests to the service failed lately, so that none is sent for a moment",
                 "try again after the time in Retry-After",
             ),
             Self::UpgradeUnavailable => row(

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -28,6 +28,7 @@ use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
 use super::upgrade::Tunnel;
+use super::upstream::{Tries, Unanswered, balance_key};
 use super::webhook;
 use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
@@ -131,6 +132,11 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
             tokio::spawn(tunnel.run(record));
             response
         }
+        Ok(Forwarded::Later(failure, detail, wait)) => {
+            let mut response = finish_failed(failure, detail, &asked, record);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+            response
+        }
         Err((failure, detail)) => finish_failed(failure, detail, &asked, record),
     }
 }
@@ -224,6 +230,8 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
 enum Forwarded {
     Response(Response<ResponseBody>),
     Tunnel(Response<ResponseBody>, Tunnel),
+    /// It failed, and it is worth coming again after this time.
+    Later(Failure, String, Duration),
 }
 
 async fn forward(
@@ -236,7 +244,8 @@ async fn forward(
     record: &mut Record,
 ) -> Result<Forwarded, (Failure, String)> {
     let service = &snapshot.policy.services[permit.service()];
-    let (service, patience) = (&service.name, service.routes[permit.route()].timeout);
+    let patience = service.routes[permit.route()].timeout;
+    let key = balance_key(&service.upstream.balancing.balance, request.headers(), &permit);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
@@ -250,10 +259,16 @@ async fn forward(
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
     let sent = clock::instant_now();
     let upstreams = gate.upstreams();
-    let Some(cluster) = upstreams.cluster(service) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
-    let answer = cluster.send(head.map(|()| body), &progress, patience).await;
+    let Some(cluster) = upstreams.cluster(&service.name) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
+    let mut tries = Tries::default();
+    let answer = cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries).await;
     record.upstream = Some(clock::instant_now().duration_since(sent));
-    let mut response = answer?;
+    (record.tries, record.endpoint) = (tries.count, tries.endpoint);
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(Unanswered { failure, detail, retry_after: None }) => return Err((failure, detail)),
+        Err(Unanswered { failure, detail, retry_after: Some(wait) }) => return Ok(Forwarded::Later(failure, detail, wait)),
+    };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client.filter(|_| is_websocket(response.headers())) else {
             return Err((Failure::UpgradeInvalid, String::new()));

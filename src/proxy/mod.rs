@@ -8,6 +8,7 @@ mod failure;
 mod framing;
 mod gate;
 mod handle;
+mod kept;
 mod limit;
 mod own;
 mod respond;

@@ -6,6 +6,7 @@ mod client;
 mod gate;
 mod http2;
 pub mod logto;
+mod mortal;
 mod tls;
 mod upstream;
 
@@ -13,6 +14,7 @@ pub use browser::{Browser, Page};
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
 pub use http2::{Http2, take_nothing_more};
+pub use mortal::Mortal;
 pub use tls::{Certificate, connect_tls};
 pub use upstream::{Calls, Received, Upstream, read_request};
 
