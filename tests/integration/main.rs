@@ -42,3 +42,4 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod upstream_faults;
+mod upstream_pools;

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::lease::Lease;
-use super::pool::Place;
+use super::resting::Place;
 use crate::proxy::body::BoxError;
 
 /// Counts a request at its endpoint for as long as it lives.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use tokio::runtime::Handle;
 
 use super::lent::Lent;
-use super::pool::{Place, Pool, Shared};
+use super::pool::{Pool, spawn};
+use super::resting::{Place, Shared};
 
 pub enum Carrier {
     Http1(http1::SendRequest<Lent>),
@@ -87,9 +87,7 @@ impl Drop for Lease {
                         pool.give_back(sender, place);
                     }
                 };
-                if let Ok(runtime) = Handle::try_current() {
-                    drop(runtime.spawn(settle));
-                }
+                spawn(settle);
             }
             Some(Carrier::Http1(_)) | None => {}
         }

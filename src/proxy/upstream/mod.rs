@@ -9,7 +9,9 @@ mod dns;
 mod endpoint;
 mod lease;
 mod lent;
+mod making;
 mod pool;
+mod resting;
 mod tls;
 mod wire;
 
@@ -19,7 +21,7 @@ use std::sync::Arc;
 pub use answer::{AnswerStopped, UpstreamBody};
 pub use balanced::{Tries, Unanswered};
 pub use cluster::Cluster;
-pub use pool::Place;
+pub use resting::Place;
 
 use http::HeaderMap;
 

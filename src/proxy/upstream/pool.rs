@@ -4,18 +4,20 @@
 //! **Rule:** nothing that holds a [`Place`] is dropped while the state is locked, since giving a place back locks it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::connect::{ConnectError, Connected, Connector};
+use super::connect::Connector;
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
+use super::resting::{Idle, Place, Shared};
 use crate::clock;
 use crate::observe::EndpointMetrics;
 use crate::policy::{UpstreamBounds, UpstreamTimeouts};
@@ -32,56 +34,27 @@ pub struct Bounds {
 }
 
 pub struct Pool {
-    me: Weak<Pool>,
-    connector: Connector,
-    bounds: ArcSwap<Bounds>,
+    pub(super) me: Weak<Pool>,
+    pub(super) connector: Connector,
+    pub(super) bounds: ArcSwap<Bounds>,
     state: Mutex<State>,
     /// Connections that are open or being made.
-    open: AtomicUsize,
-    pub metrics: EndpointMetrics,
+    pub(super) open: AtomicUsize,
+    pub(super) metrics: EndpointMetrics,
 }
 
-struct State {
+pub(super) struct State {
     /// Requests are served as long as some come, but nothing is kept.
-    closed: bool,
+    pub closed: bool,
     /// HTTP/1.1 connections on which nothing is asked, the newest last.
-    idle: Vec<Idle>,
+    pub idle: Vec<Idle>,
     /// HTTP/2 connections.
-    shared: Vec<Arc<Shared>>,
-    waiting: VecDeque<oneshot::Sender<Result<Lease, NoConnection>>>,
-    connecting: usize,
+    pub shared: Vec<Arc<Shared>>,
+    pub waiting: VecDeque<oneshot::Sender<Result<Lease, NoConnection>>>,
+    pub connecting: usize,
     /// Whether the last connection spoke HTTP/2, so that one is made for many requests.
-    http2: bool,
-    sweeping: bool,
-}
-
-struct Idle {
-    sender: http1::SendRequest<Lent>,
-    place: Arc<Place>,
-    since: Instant,
-}
-
-/// An HTTP/2 connection, which carries as many requests as it has room for.
-pub struct Shared {
-    pub sender: http2::SendRequest<Lent>,
-    /// Requests on it. Changed under the lock of the pool alone.
-    streams: AtomicUsize,
-    /// How many the service allows.
-    allowed: Arc<AtomicUsize>,
-    used: AtomicBool,
-    idle_since: Mutex<Instant>,
-    place: Arc<Place>,
-}
-
-/// A place among the connections of an endpoint; free again when the last who holds it has let go.
-pub struct Place(Arc<Pool>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.metrics.open.dec();
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.make_connections();
-    }
+    pub http2: bool,
+    pub sweeping: bool,
 }
 
 /// Why a request got no connection. It never left.
@@ -99,8 +72,15 @@ pub enum Want {
     Fresh,
 }
 
+/// Sets something going, unless the process is ending.
+pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        drop(runtime.spawn(work));
+    }
+}
+
 /// What is dropped after the lock.
-type Dead = (Vec<Idle>, Vec<Arc<Shared>>);
+pub(super) type Dead = (Vec<Idle>, Vec<Arc<Shared>>);
 
 impl Pool {
     pub fn new(connector: Connector, bounds: Bounds, metrics: EndpointMetrics) -> Arc<Self> {
@@ -147,11 +127,11 @@ impl Pool {
         self.bury(dead);
     }
 
-    fn locked<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    pub(super) fn locked<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn bury(&self, dead: Dead) {
+    pub(super) fn bury(&self, dead: Dead) {
         self.metrics.idle.sub(i64::try_from(dead.0.len()).unwrap_or(0));
         drop(dead);
     }
@@ -215,110 +195,6 @@ impl Pool {
         }
     }
 
-    /// A connection of its own, for what becomes a tunnel, over HTTP/1.1 whatever the endpoint would choose.
-    pub async fn lease_for_tunnel(&self) -> Result<Lease, NoConnection> {
-        if !self.may_choose_http2() {
-            return self.lease(Want::Any).await;
-        }
-        let bounds = self.bounds.load_full();
-        let Some(place) = self.place(&bounds.limits) else {
-            self.metrics.refused.inc();
-            let detail = format!("{} connections, which is all there may be", bounds.limits.connections);
-            return Err(NoConnection { failure: Failure::UpstreamOverloaded, detail });
-        };
-        let made = self.connect(true, &bounds).await;
-        match made {
-            Ok(connected) => match self.drive(connected, Arc::new(place)) {
-                Made::Http1(sender, place) => Ok(Lease::new(Carrier::Http1(sender), place, self.arc()?, false)),
-                Made::Http2(_) => {
-                    Err(NoConnection { failure: Failure::UpstreamBroken, detail: "HTTP/2, where HTTP/1.1 was asked for".to_owned() })
-                }
-            },
-            Err(error) => Err(NoConnection { failure: Failure::UpstreamRefused, detail: error.detail }),
-        }
-    }
-
-    fn may_choose_http2(&self) -> bool {
-        self.connector.tls.as_ref().is_some_and(|(tls, _)| tls.usual.alpn_protocols.iter().any(|name| name == b"h2"))
-    }
-
-    fn arc(&self) -> Result<Arc<Self>, NoConnection> {
-        let gone = || NoConnection { failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
-        self.me.upgrade().ok_or_else(gone)
-    }
-
-    /// One more connection, if there may be one. Without room an idle one goes.
-    fn place(&self, limits: &UpstreamBounds) -> Option<Place> {
-        let pool = self.me.upgrade()?;
-        let taken = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < limits.connections).then_some(open + 1));
-        taken.ok()?;
-        self.metrics.open.inc();
-        Some(Place(pool))
-    }
-
-    /// Makes as many connections as the requests that wait need, and as there may be.
-    fn make_connections(&self) {
-        let bounds = self.bounds.load_full();
-        loop {
-            let wanted = self.locked(|state| {
-                state.waiting.retain(|waiter| !waiter.is_closed());
-                let wanted = state.waiting.len() > state.connecting * state.per_connection(&bounds.limits);
-                state.connecting += usize::from(wanted);
-                wanted
-            });
-            if !wanted {
-                return;
-            }
-            let Some(place) = self.place(&bounds.limits) else {
-                self.locked(|state| state.connecting -= 1);
-                return;
-            };
-            tokio::spawn(make(place, bounds.clone()));
-        }
-    }
-
-    async fn connect(&self, http1: bool, bounds: &Bounds) -> Result<Connected, ConnectError> {
-        let limit = bounds.timeouts.connect;
-        let made = timeout(limit, self.connector.connect(http1, bounds.limits.streams)).await;
-        let made = made.unwrap_or_else(|_| Err(ConnectError { result: "timeout", detail: format!("not connected within {limit:?}") }));
-        self.metrics.connects(made.as_ref().err().map_or("ok", |error| error.result));
-        made
-    }
-
-    /// Sets a new connection going.
-    fn drive(&self, connected: Connected, place: Arc<Place>) -> Made {
-        let (pool, held) = (self.me.clone(), place.clone());
-        match connected {
-            Connected::Http1(sender, connection) => {
-                tokio::spawn(async move {
-                    if let Err(error) = connection.with_upgrades().await {
-                        tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
-                    }
-                    ended(&pool, held);
-                });
-                Made::Http1(sender, place)
-            }
-            Connected::Http2(sender, mut connection) => {
-                let allowed = Arc::new(AtomicUsize::new(usize::MAX));
-                let seen = allowed.clone();
-                tokio::spawn(async move {
-                    let moved = std::future::poll_fn(|cx| {
-                        let moved = std::pin::Pin::new(&mut connection).poll(cx);
-                        seen.store(connection.current_max_send_streams().max(1), Ordering::Relaxed);
-                        moved
-                    });
-                    if let Err(error) = moved.await {
-                        tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
-                    }
-                    ended(&pool, held);
-                });
-                let idle_since = Mutex::new(clock::instant_now());
-                let (streams, used) = (AtomicUsize::new(0), AtomicBool::new(false));
-                Made::Http2(Arc::new(Shared { sender, streams, allowed, used, idle_since, place }))
-            }
-        }
-    }
-
     /// An HTTP/1.1 connection that is free: to who waits, or to the others that do.
     pub(super) fn give_back(&self, sender: http1::SendRequest<Lent>, place: Arc<Place>) {
         let Some(pool) = self.me.upgrade() else { return };
@@ -338,7 +214,7 @@ impl Pool {
     }
 
     /// To the first that waits; back, if nobody does.
-    fn offer(&self, mut lease: Lease) -> Option<Lease> {
+    pub(super) fn offer(&self, mut lease: Lease) -> Option<Lease> {
         loop {
             let Some(waiter) = self.locked(|state| state.waiting.pop_front()) else { return Some(lease) };
             match waiter.send(Ok(lease)) {
@@ -360,7 +236,7 @@ impl Pool {
     }
 
     /// Gives room on HTTP/2 connections to requests that wait.
-    fn serve_waiting(&self) {
+    pub(super) fn serve_waiting(&self) {
         let Some(pool) = self.me.upgrade() else { return };
         let bounds = self.bounds.load();
         loop {
@@ -388,154 +264,10 @@ impl Pool {
         });
         drop(dead);
     }
-
-    /// Lets go of idle connections that have ended.
-    fn forget_ended(&self) {
-        let dead = self.locked(|state| {
-            let idle = state.idle.extract_if(.., |idle| idle.sender.is_closed()).collect();
-            let shared = state.shared.extract_if(.., |shared| shared.sender.is_closed()).collect();
-            (idle, shared)
-        });
-        self.bury(dead);
-    }
-
-    fn start_sweeping(&self) {
-        let begins = self.locked(|state| {
-            let begins = !state.sweeping && (!state.idle.is_empty() || !state.shared.is_empty());
-            state.sweeping |= begins;
-            begins
-        });
-        if begins {
-            tokio::spawn(sweep(self.me.clone()));
-        }
-    }
-
-    /// Closes what was idle for too long. Whether there is anything left to look at.
-    fn sweep(&self) -> bool {
-        let idle_max = self.bounds.load().limits.idle;
-        let now = clock::instant_now();
-        let (dead, more) = self.locked(|state| {
-            let idle = state.idle.extract_if(.., |idle| now.duration_since(idle.since) >= idle_max).collect();
-            let shared = state.shared.extract_if(.., |shared| shared.is_idle_since(now, idle_max)).collect();
-            let more = !state.idle.is_empty() || !state.shared.is_empty();
-            state.sweeping = more;
-            ((idle, shared), more)
-        });
-        self.bury(dead);
-        more
-    }
-
-    /// Opens connections ahead of need, for as long as the endpoint is there.
-    fn keep_warm(&self) {
-        const LOOK: Duration = Duration::from_millis(500);
-        if self.bounds.load().limits.warm == 0 {
-            return;
-        }
-        let me = self.me.clone();
-        tokio::spawn(async move {
-            loop {
-                {
-                    let Some(pool) = me.upgrade() else { return };
-                    let bounds = pool.bounds.load_full();
-                    if bounds.limits.warm == 0 || pool.locked(|state| state.closed) {
-                        return;
-                    }
-                    pool.warm_up(&bounds);
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        });
-    }
-
-    fn warm_up(&self, bounds: &Arc<Bounds>) {
-        let missing = self.locked(|state| {
-            let there = state.idle.len() + state.shared.len() + state.connecting;
-            let missing = bounds.limits.warm.saturating_sub(there);
-            state.connecting += missing;
-            missing
-        });
-        for made in 0..missing {
-            match self.place(&bounds.limits) {
-                Some(place) => drop(tokio::spawn(make(place, bounds.clone()))),
-                None => return self.locked(|state| state.connecting -= missing - made),
-            }
-        }
-    }
-}
-
-enum Made {
-    Http1(http1::SendRequest<Lent>, Arc<Place>),
-    Http2(Arc<Shared>),
-}
-
-/// Makes a connection, and hands it to who waits.
-async fn make(place: Place, bounds: Arc<Bounds>) {
-    let pool = place.0.clone();
-    let made = pool.connect(false, &bounds).await;
-    pool.locked(|state| state.connecting -= 1);
-    match made {
-        Ok(connected) => match pool.drive(connected, Arc::new(place)) {
-            Made::Http1(sender, place) => {
-                pool.locked(|state| state.http2 = false);
-                // Dropped, a lease gives its connection back, once it is ready.
-                drop(pool.offer(Lease::new(Carrier::Http1(sender), place, pool.clone(), false)));
-            }
-            Made::Http2(shared) => {
-                let kept = pool.locked(|state| {
-                    state.http2 = true;
-                    state.shared.push(shared);
-                    !state.closed || !state.waiting.is_empty()
-                });
-                pool.serve_waiting();
-                if !kept {
-                    pool.close();
-                }
-                pool.start_sweeping();
-            }
-        },
-        Err(error) => {
-            drop(place);
-            pool.fail_one(&error, &bounds);
-        }
-    }
-    // With fewer on the way there may be too few for those who wait.
-    pool.make_connections();
-}
-
-impl Pool {
-    /// Tells a request that its connection was not made, unless others on the way are enough.
-    fn fail_one(&self, error: &ConnectError, bounds: &Bounds) {
-        let waiters = self.locked(|state| {
-            state.waiting.retain(|waiter| !waiter.is_closed());
-            let per_connection = state.per_connection(&bounds.limits);
-            let surplus = state.waiting.len().saturating_sub(state.connecting * per_connection).min(per_connection);
-            state.waiting.drain(..surplus).collect::<Vec<_>>()
-        });
-        for waiter in waiters {
-            let _ = waiter.send(Err(NoConnection { failure: Failure::UpstreamRefused, detail: error.detail.clone() }));
-        }
-    }
-}
-
-fn ended(pool: &Weak<Pool>, place: Arc<Place>) {
-    if let Some(pool) = pool.upgrade() {
-        pool.forget_ended();
-    }
-    drop(place);
-}
-
-async fn sweep(pool: Weak<Pool>) {
-    loop {
-        let Some(pause) = pool.upgrade().map(|pool| (pool.bounds.load().limits.idle / 4).max(Duration::from_millis(10))) else { return };
-        tokio::time::sleep(pause).await;
-        if !pool.upgrade().is_some_and(|pool| pool.sweep()) {
-            return;
-        }
-    }
 }
 
 impl State {
-    fn per_connection(&self, limits: &UpstreamBounds) -> usize {
+    pub fn per_connection(&self, limits: &UpstreamBounds) -> usize {
         if self.http2 { limits.streams.max(1) } else { 1 }
     }
 
@@ -557,17 +289,6 @@ impl State {
         shared.streams.fetch_add(1, Ordering::AcqRel);
         let (place, reused) = (shared.place.clone(), shared.used.swap(true, Ordering::AcqRel));
         Some(Lease::new(Carrier::Http2(shared), place, pool.clone(), reused))
-    }
-}
-
-impl Shared {
-    fn has_room(&self, streams: usize) -> bool {
-        self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed)) && !self.sender.is_closed()
-    }
-
-    fn is_idle_since(&self, now: Instant, limit: Duration) -> bool {
-        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        self.streams.load(Ordering::Acquire) == 0 && now.duration_since(since) >= limit
     }
 }
 
