@@ -29,6 +29,8 @@ pub mod oauth;
 
 pub mod rate;
 
+pub mod balance;
+
 pub mod revocation;
 
 pub mod observe;

@@ -4,6 +4,7 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod audit;
+mod balance;
 mod consent;
 mod cors;
 mod document;
@@ -29,6 +30,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
+pub use balance::{Balance, BalanceKeys, CircuitBreaker, Ejection, HashKeys, HealthCheck, Retries, RetryOn};
 pub use consent::{Consent, ConsentCheck, OnError};
 pub use cors::Cors;
 pub use document::{Document, json_schema};

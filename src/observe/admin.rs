@@ -22,7 +22,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::admin_revocations;
+use super::admin_upstreams;
 use super::audit::AuditTrail;
+use super::balance_metrics::ServiceStanding;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
 use crate::access::Snapshot;
@@ -48,6 +50,8 @@ pub trait AdminView: Send + Sync + 'static {
     fn rates(&self) -> &Rates;
     fn revocations(&self) -> &Revocations;
     fn audit(&self) -> &AuditTrail;
+    /// How the endpoints of the services stand.
+    fn standings(&self) -> Vec<ServiceStanding>;
     /// What instances share, if they share anything.
     fn shared(&self) -> Option<Arc<Shared>>;
 }
@@ -139,6 +143,7 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(view, request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"))),
         "/metrics" => {
+            view.metrics().upstreams.balance.take(&view.standings());
             let text = view.metrics().render(&view.snapshot(), view.rates(), view.shared().as_deref());
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
@@ -162,6 +167,7 @@ fn ready(view: &dyn AdminView, verbose: bool) -> Response<Full<Bytes>> {
     let mut checks = view.health().checks(&view.snapshot());
     checks.extend(view.shared().map(|shared| Check::shared_state(&shared)));
     checks.extend(view.shared().map(|shared| Check::revocations(&shared, view.revocations().revoked().len())));
+    checks.extend(admin_upstreams::checks(&view.standings()));
     let good = checks.iter().all(|check| check.good);
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::new();
@@ -203,7 +209,7 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
     let shared = view.shared().map(|shared| json!({ "redis": shared.name(), "up": shared.is_up() }));
     json!({
         "shared_state": shared, "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
-        "services": services, "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
+        "services": services, "upstreams": admin_upstreams::shown(&view.standings()), "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
     })
 }
 

@@ -3,10 +3,12 @@
 //! **Invariant:** `compile` is the only maker of a [`Policy`]. There is no `validate()`: a policy that exists is valid.
 
 mod audit;
+mod balance;
 mod changes;
 mod claims;
 mod compile;
 mod compile_audit;
+mod compile_balance;
 mod compile_consent;
 mod compile_cors;
 mod compile_introspection;
@@ -49,6 +51,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 pub use audit::{Audit, AuditTo, Decided, Facility, RouteAudit, SyslogServer};
+pub use balance::{Balance, Balancing, CircuitBreaker, Ejection, HealthCheck, Question, Retries, RetryOn, is_idempotent};
 pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};

@@ -20,6 +20,7 @@ use tokio::time::{Sleep, sleep};
 use super::admission::Place;
 use super::ending::StreamBody;
 use super::failure::Failure;
+use super::kept::{KeptBody, Replay};
 use super::pace::{LeastRate, Pace};
 use super::taking::{PIECE_BYTES_MAX, Taking};
 use super::upstream::{AnswerStopped, UpstreamBody};
@@ -86,8 +87,11 @@ impl BodyProgress {
 
 /// A request's body on its way to the upstream.
 pub struct RequestBody {
-    inner: Incoming,
-    snapshot: Arc<Snapshot>,
+    inner: RequestSource,
+    /// Where it is kept while it goes by, if it may be sent once more.
+    kept: Option<Arc<KeptBody>>,
+    /// `None` where it is not a client's.
+    snapshot: Option<Arc<Snapshot>>,
     /// Names of trailers that end here.
     nominated: Vec<String>,
     progress: Arc<BodyProgress>,
@@ -98,17 +102,24 @@ pub struct RequestBody {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
+enum RequestSource {
+    Client(Incoming),
+    /// What was kept of a client's.
+    Kept(Replay),
+}
+
 impl RequestBody {
     pub fn new(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>, progress: Arc<BodyProgress>) -> Self {
         progress.finished.store(inner.is_end_stream(), Ordering::Relaxed);
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
-        Self { inner, snapshot, nominated, progress, bytes_left, least: None, pace: Pace::default(), stall, stalled: None }
+        let (inner, snapshot) = (RequestSource::Client(inner), Some(snapshot));
+        Self { inner, kept: None, snapshot, nominated, progress, bytes_left, least: None, pace: Pace::default(), stall, stalled: None }
     }
 
     /// With a route's own length, and a least rate unless it is one side of a conversation.
     pub fn within(self, bytes_max: u64, conversation: bool) -> Self {
-        let rate = self.snapshot.policy.limits.body_rate.filter(|_| !conversation);
+        let rate = self.snapshot.as_ref().and_then(|snapshot| snapshot.policy.limits.body_rate).filter(|_| !conversation);
         let least = rate.map(|bytes_per_second| LeastRate { bytes_per_second, window: self.stall });
         Self { bytes_left: bytes_max, least, ..self }
     }
@@ -121,6 +132,38 @@ impl RequestBody {
             return false;
         }
         self.pace.moved(bytes, clock::instant_now(), least)
+    }
+
+    /// Keeps it while it goes by, up to so many bytes.
+    pub fn keep(&mut self, bytes_max: usize) -> Arc<KeptBody> {
+        let kept = KeptBody::new(bytes_max, self.size_hint(), self.is_end_stream());
+        self.kept = Some(kept.clone());
+        kept
+    }
+
+    /// One that was kept, once more; or one of the gate's own.
+    pub fn again(replay: Replay, progress: Arc<BodyProgress>) -> Self {
+        let inner = RequestSource::Kept(replay);
+        let (snapshot, nominated) = (None, Vec::new());
+        Self {
+            inner,
+            kept: None,
+            snapshot,
+            nominated,
+            progress,
+            bytes_left: 0,
+            least: None,
+            pace: Pace::default(),
+            stall: Duration::ZERO,
+            stalled: None,
+        }
+    }
+
+    fn finish(&self) {
+        self.progress.finished.store(true, Ordering::Relaxed);
+        if let Some(kept) = &self.kept {
+            kept.end();
+        }
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -145,15 +188,21 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Pending => return this.watch_stall(cx),
-            Poll::Ready(frame) => frame,
+        let frame = match &mut this.inner {
+            RequestSource::Kept(replay) => {
+                this.progress.frames.fetch_add(1, Ordering::Relaxed);
+                return Poll::Ready(replay.next().map(Ok));
+            }
+            RequestSource::Client(inner) => match Pin::new(inner).poll_frame(cx) {
+                Poll::Pending => return this.watch_stall(cx),
+                Poll::Ready(frame) => frame,
+            },
         };
         this.stalled = None;
         this.progress.frames.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(match frame {
             None => {
-                this.progress.finished.store(true, Ordering::Relaxed);
+                this.finish();
                 None
             }
             Some(Err(_)) => Some(Err(this.progress.fail(Failure::BodyBroken))),
@@ -167,11 +216,14 @@ impl Body for RequestBody {
                         None => return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTooLarge)))),
                     }
                 }
-                if let Some(trailers) = frame.trailers_mut() {
-                    clean_trailers(trailers, &this.snapshot, &this.nominated);
+                if let (Some(trailers), Some(snapshot)) = (frame.trailers_mut(), &this.snapshot) {
+                    clean_trailers(trailers, snapshot, &this.nominated);
                 }
-                if this.inner.is_end_stream() {
-                    this.progress.finished.store(true, Ordering::Relaxed);
+                if let Some(kept) = &this.kept {
+                    kept.keep(&frame);
+                }
+                if this.is_end_stream() {
+                    this.finish();
                 }
                 Some(Ok(frame))
             }
@@ -179,11 +231,17 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.inner {
+            RequestSource::Client(inner) => inner.is_end_stream(),
+            RequestSource::Kept(replay) => replay.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            RequestSource::Client(inner) => inner.size_hint(),
+            RequestSource::Kept(replay) => replay.hint(),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub enum Failure {
     UpstreamOverloaded,
     DeadlineExceeded,
     CallIdle,
+    UpstreamCircuitOpen,
     UpgradeInvalid,
     UpgradeUnavailable,
     WebhookUnsigned,
@@ -61,7 +62,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -83,6 +84,7 @@ impl Failure {
         Self::UpstreamOverloaded,
         Self::DeadlineExceeded,
         Self::CallIdle,
+        Self::UpstreamCircuitOpen,
         Self::UpgradeInvalid,
         Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
@@ -195,6 +197,12 @@ impl Failure {
                 "The service has as many requests as it may",
                 "try again after the time in Retry-After",
             ),
+            Self::UpstreamCircuitOpen => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_circuit_open",
+                "Most requests to the service failed lately, so that none is sent for a moment",
+                "try again after the time in Retry-After",
+            ),
             Self::UpgradeUnavailable => row(
                 S::NOT_IMPLEMENTED,
                 "upgrade_unavailable",
@@ -264,6 +272,7 @@ impl Failure {
             | Self::UpstreamSlow
             | Self::UpstreamBroken
             | Self::UpstreamOverloaded
+            | Self::UpstreamCircuitOpen
             | Self::ProtocolUnknown
             | Self::DeadlineExceeded
             | Self::CallIdle

@@ -13,7 +13,7 @@ use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
-use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer};
+use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer, ServiceStanding};
 use crate::policy::Policy;
 use crate::rate::Rates;
 use crate::registration::Registrar;
@@ -134,6 +134,7 @@ impl Gate {
         let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
+        upstreams.take_over();
         self.upstreams.store(Arc::new(upstreams));
         self.admission.adopt(&snapshot.policy);
         self.rates.adopt(&snapshot.policy, shared.clone());
@@ -211,6 +212,10 @@ impl Gate {
 }
 
 impl AdminView for Gate {
+    fn standings(&self) -> Vec<ServiceStanding> {
+        self.upstreams.load().standings()
+    }
+
     fn audit(&self) -> &AuditTrail {
         &self.observer.audit
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -18,20 +18,20 @@ use tokio::time::timeout;
 
 use super::accept::Held;
 use super::answer_fields::AnswerFields;
-use super::body::{BodyProgress, RequestBody, ResponseBody};
-use super::ending::{Watch, is_stream, stream_of};
+use super::body::ResponseBody;
+use super::ending::is_stream;
 use super::extended;
 use super::failure::Failure;
+use super::forward::{Forwarded, forward};
 use super::gate::Gate;
-use super::grpc::{CallTime, is_grpc};
+use super::grpc::is_grpc;
 use super::limit::limit;
-use super::opening::Opening;
 use super::own;
 use super::respond::{self, Asked};
-use super::rewrite::{self, Way, X_REQUEST_ID};
-use super::screen::{Screened, nominated, screen};
+use super::rewrite::{self, X_REQUEST_ID};
+use super::screen::{Screened, screen};
 use super::stream::StreamFacts;
-use super::upgrade::Tunnel;
+use super::upstream::Unanswered;
 use super::webhook;
 use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
@@ -168,7 +168,13 @@ async fn serve_admitted(
             tokio::spawn(tunnel.run(record));
             fields.on_upstreams(response, &screened)
         }
-        Err((failure, detail)) => finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record)),
+        Err(Unanswered { failure, detail, retry_after }) => {
+            let mut response = finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record));
+            if let Some(wait) = retry_after {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+            }
+            response
+        }
     }
 }
 
@@ -271,78 +277,6 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
         Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
-}
-
-enum Forwarded {
-    Response(Response<ResponseBody>),
-    Tunnel(Response<ResponseBody>, Tunnel),
-}
-
-async fn forward(
-    gate: &Arc<Gate>,
-    snapshot: &Arc<Snapshot>,
-    peer: &Peer,
-    mut request: Request<Incoming>,
-    screened: &Screened,
-    permit: Permit,
-    record: &mut Record,
-) -> Result<Forwarded, (Failure, String)> {
-    let service = &snapshot.policy.services[permit.service()];
-    let route = &service.routes[permit.route()];
-    let (service, patience, rewriting, body_bytes_max) = (&service.name, route.timeout, &route.rewriting, route.body_bytes);
-    let watch = Watch::of(gate, snapshot, &permit);
-    let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
-    let broken = || (Failure::TargetInvalid, String::new());
-    let mut head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
-    if declared_length(request.headers()).is_some_and(|length| length > body_bytes_max) {
-        return Err((Failure::BodyTooLarge, String::new()));
-    }
-    let opening = Opening::of(gate, &mut request, screened)?;
-    if let Some(opening) = &opening {
-        opening.ask(head.headers_mut());
-    }
-    let grpc = is_grpc(request.headers());
-    let progress = Arc::new(BodyProgress::of(grpc));
-    let mut call = CallTime::of(request.headers(), snapshot.policy.timeouts.tunnel_idle, &progress, record.elapsed());
-    let nominated = [nominated(request.headers()), rewriting.request.gone.clone()].concat();
-    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, grpc);
-    let sent = clock::instant_now();
-    let upstreams = gate.upstreams();
-    let Some(cluster) = upstreams.cluster(service) else { return Err((Failure::UpstreamRefused, "the service is gone".to_owned())) };
-    let answer = cluster.send(head.map(|()| body), &progress, patience);
-    let answer = match &mut call {
-        Some(call) => call.bound(answer).await,
-        None => answer.await,
-    };
-    record.upstream = Some(clock::instant_now().duration_since(sent));
-    let response = answer?;
-    progress.note_answer();
-    match opening {
-        Some(opening) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            let (response, tunnel) = opening.open((gate, snapshot, peer), response, watch, &record.request_id)?;
-            return Ok(Forwarded::Tunnel(response, tunnel));
-        }
-        Some(opening) if opening.is_misled_by(response.status()) => {
-            return Err((Failure::UpgradeInvalid, format!("{} instead of 101", response.status().as_u16())));
-        }
-        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err((Failure::UpgradeInvalid, String::new())),
-        Some(_) | None => {}
-    }
-    let (mut parts, body) = response.into_parts();
-    // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
-    // closing, and a body that broke off would look whole.
-    parts.version = Version::HTTP_11;
-    let nominated =
-        [rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id), rewriting.response.gone.clone()].concat();
-    let body = match stream_of(&parts.headers, body, watch, call) {
-        Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
-        Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
-    };
-    Ok(Forwarded::Response(Response::from_parts(parts, body)))
-}
-
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<ResponseBody> {
