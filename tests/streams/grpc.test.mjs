@@ -10,7 +10,7 @@ import { after, before, describe, test } from 'node:test';
 import grpc from '@grpc/grpc-js';
 
 import { until } from './gate.mjs';
-import { CERTIFICATE, KEY, Program, revoke, startBefore, token } from './stage.mjs';
+import { AUTHORITY, CERTIFICATE, KEY, Program, revoke, startBefore, token } from './stage.mjs';
 
 const ROUTES = {
   'POST /weather.Weather/Secret': 'write:weather',
@@ -63,12 +63,12 @@ for (const tls of [false, true]) {
       server = new Program(`grpc-server-${tls}`, ['grpc_server.py', '127.0.0.1:0', ...(tls ? [CERTIFICATE, KEY] : [])].map(local));
       const { port } = await server.told('its port', (fact) => fact.port);
       const upstream = tls
-        ? { url: `https://localhost:${port}`, protocol: 'http2', tls: { ca_file: CERTIFICATE } }
+        ? { url: `https://localhost:${port}`, protocol: 'http2', tls: { ca_file: AUTHORITY } }
         : { url: `http://127.0.0.1:${port}`, protocol: 'http2' };
       const short = { timeouts: { body: '1s', response: '2s' }, limits: { header_bytes: '8KiB' } };
       gate = await startBefore(`grpc-${tls}`, upstream, ROUTES, { tls, ...short });
-      client = new Program(`grpc-client-${tls}`, [local('grpc_client.py'), `127.0.0.1:${gate.port}`, good, ...(tls ? [CERTIFICATE] : [])]);
-      raw = http2.connect(`${tls ? 'https' : 'http'}://localhost:${gate.port}`, tls ? { ca: fs.readFileSync(CERTIFICATE) } : {});
+      client = new Program(`grpc-client-${tls}`, [local('grpc_client.py'), `127.0.0.1:${gate.port}`, good, ...(tls ? [AUTHORITY] : [])]);
+      raw = http2.connect(`${tls ? 'https' : 'http'}://localhost:${gate.port}`, tls ? { ca: fs.readFileSync(AUTHORITY) } : {});
       await once(raw, 'connect');
     });
 
@@ -173,7 +173,7 @@ for (const tls of [false, true]) {
     });
 
     test('grpc-js: unary and both ways, deadline and denial', async () => {
-      const credentials = tls ? grpc.credentials.createSsl(fs.readFileSync(CERTIFICATE)) : grpc.credentials.createInsecure();
+      const credentials = tls ? grpc.credentials.createSsl(fs.readFileSync(AUTHORITY)) : grpc.credentials.createInsecure();
       const own = new grpc.Client(`localhost:${gate.port}`, credentials);
       const same = (bytes) => bytes;
       const metadata = new grpc.Metadata();

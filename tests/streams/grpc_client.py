@@ -140,7 +140,7 @@ def no_route():
 
 
 def too_large():
-    return status(lambda: method("Unary")(Word(), metadata=BEARER + (("x-long", "y" * 7000),), timeout=10))[0]
+    return status(lambda: method("Unary")(Word(), metadata=BEARER + (("x-long", "y" * 8000),), timeout=10))[0]
 
 
 def healthy():

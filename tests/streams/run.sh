@@ -38,8 +38,15 @@ cp "$here"/*.mjs "$here"/*.py "$here"/package.json "$here"/package-lock.json "$h
 cp "$here"/../peers/gate.mjs "$here"/../peers/ports.mjs "$work/suite"
 (cd "$work/suite" && npm ci --ignore-scripts --no-progress)
 
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj '/CN=localhost' \
-    -addext 'subjectAltName=DNS:localhost,IP:127.0.0.1' -keyout "$work/logs/localhost.key" -out "$work/logs/localhost.pem" 2>/dev/null
+# A certificate for localhost, of an authority that only this run knows.
+(
+    cd "$work/logs"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj '/CN=test authority' \
+        -addext keyUsage=critical,keyCertSign -keyout authority.key -out authority.pem
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=localhost' -keyout localhost.key -out localhost.csr
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n' >extensions
+    openssl x509 -req -days 2 -in localhost.csr -CA authority.pem -CAkey authority.key -CAcreateserial -extfile extensions -out localhost.pem
+) 2>/dev/null
 
 WICKETGATE_BINARY=$binary
 PEERS_WORK_DIR=$work/logs

@@ -12,6 +12,7 @@ import { startGate, WORK_DIR } from './gate.mjs';
 
 export const RESOURCE = 'https://api.weather.example';
 export const CERTIFICATE = path.join(WORK_DIR, 'localhost.pem');
+export const AUTHORITY = path.join(WORK_DIR, 'authority.pem');
 export const KEY = path.join(WORK_DIR, 'localhost.key');
 const ISSUER = 'https://issuer.example/oidc';
 const PATIENCE_MS = 15_000;
