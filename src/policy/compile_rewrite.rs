@@ -141,8 +141,10 @@ fn check_together(c: &mut Compiler<'_>, rewriting: &Rewriting, cors: bool, forwa
 }
 
 fn rewrite(c: &mut Compiler<'_>, written: &Rewrite, at: &Trail) -> Rewriting {
-    let strip = written.strip_prefix.as_deref().map(|text| prefix(c, text, "%{*", below(at, "strip_prefix"))).unwrap_or_default();
-    let add = written.add_prefix.as_deref().map(|text| prefix(c, text, "{*", below(at, "add_prefix"))).unwrap_or_default();
+    // What a client may send escaped or not would be one path to the route and another to who strips it.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    let strip = written.strip_prefix.as_deref().map(|text| prefix(c, text, &plain, below(at, "strip_prefix"))).unwrap_or_default();
+    let add = written.add_prefix.as_deref().map(|text| prefix(c, text, &|c| c != '*', below(at, "add_prefix"))).unwrap_or_default();
     let path = PathRewrite { strip, add };
     let host = match written.host.as_deref() {
         None | Some("preserve") => HostRewrite::Preserve,
@@ -154,10 +156,10 @@ fn rewrite(c: &mut Compiler<'_>, written: &Rewrite, at: &Trail) -> Rewriting {
     Rewriting { path, host, location, cookies, ..Rewriting::default() }
 }
 
-fn prefix(c: &mut Compiler<'_>, text: &str, strange: &str, at: Trail) -> String {
+fn prefix(c: &mut Compiler<'_>, text: &str, plain: &dyn Fn(char) -> bool, at: Trail) -> String {
     let trimmed = text.strip_suffix('/').unwrap_or(text);
-    if CheckedPath::new(text).is_err() || trimmed.is_empty() || text.contains(|c| strange.contains(c)) {
-        c.fault(at, text, "no path prefix", "write whole segments as a request has them, as in /api/v1");
+    if CheckedPath::new(text).is_err() || trimmed.is_empty() || !text.chars().all(plain) {
+        c.fault(at, text, "no path prefix", "write whole segments of letters, digits, '-', '.', '_' and '~', as in /api/v1");
     }
     trimmed.to_owned()
 }

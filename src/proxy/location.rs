@@ -55,15 +55,9 @@ fn address(rewriting: &Rewriting, hosts: &Hosts<'_>, text: &str) -> Option<Strin
     let found = match authority {
         None => format!("{to_client}{tail}"),
         Some(authority) if same(authority, hosts.client) => format!("{before}{authority}{to_client}{tail}"),
-        Some(authority) => {
-            let sent = rewriting.authority(hosts.upstream);
-            let own = |known: &Authority| same(authority, known.as_str());
-            if !sent.is_some_and(own) && !hosts.upstream.is_some_and(own) {
-                return None;
-            }
-            // Without a host: the client knows better than the gate by which it came.
-            format!("{to_client}{tail}")
-        }
+        // Without a host: the client knows better than the gate by which it came.
+        Some(authority) if is_the_upstreams(rewriting, hosts, authority) => format!("{to_client}{tail}"),
+        Some(_) => return None,
     };
     // Two slashes at the front would be a host.
     (!found.starts_with("//") && found != text).then_some(found)
@@ -84,12 +78,23 @@ fn parts(text: &str) -> Option<(&str, Option<&str>, &str)> {
     Some((before, Some(authority), rest))
 }
 
-/// Whether two authorities are of one host and port, where no port is that of either scheme.
+/// Host and port, where no port is that of either scheme.
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let authority = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'))?;
+    Some((authority.host().to_ascii_lowercase(), authority.port_u16().filter(|port| !matches!(port, 80 | 443))))
+}
+
 fn same(one: &str, other: &str) -> bool {
-    let split = |text: &str| text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
-    let (Some(one), Some(other)) = (split(one), split(other)) else { return false };
-    let port = |authority: &Authority| authority.port_u16().filter(|port| !matches!(port, 80 | 443));
-    one.host().eq_ignore_ascii_case(other.host()) && port(&one) == port(&other)
+    host_and_port(one).is_some_and(|one| Some(one) == host_and_port(other))
+}
+
+/// Whether this is the upstream's address or the host that it was asked for, or one with the port of the other: servers
+/// write the port that they listen on behind the name that they were called by.
+fn is_the_upstreams(rewriting: &Rewriting, hosts: &Hosts<'_>, authority: &str) -> bool {
+    let sent = rewriting.authority(hosts.upstream).map_or(hosts.client, Authority::as_str);
+    let known: Vec<_> = [Some(sent), hosts.upstream.map(Authority::as_str)].into_iter().flatten().filter_map(host_and_port).collect();
+    let within = |(host, port)| known.iter().any(|known| known.0 == host) && known.iter().any(|known| known.1 == port);
+    host_and_port(authority).is_some_and(within)
 }
 
 /// `5; url=/there`, which no standard knows and every browser follows.
@@ -171,7 +176,9 @@ mod tests {
             ("/api/v1", "/app", "https://LEGACY.internal:443/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "http://10.0.0.7:3000/app/x?y", "/api/v1/x?y"),
             ("/api/v1", "/app", "//legacy.internal/app/x", "/api/v1/x"),
+            ("/api/v1", "/app", "http://legacy.internal:3000/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "http://legacy.internal:8080/app/x", "http://legacy.internal:8080/app/x"),
+            ("/api/v1", "/app", "http://api.example:3000/app/x", "http://api.example:3000/app/x"),
             ("/api/v1", "/app", "https://api.example/app/x", "https://api.example/api/v1/x"),
             ("/api/v1", "/app", "https://login.example/app/x", "https://login.example/app/x"),
             ("/api/v1", "/app", "https://legacy.internal@evil.example/app/x", "https://legacy.internal@evil.example/app/x"),
@@ -186,6 +193,14 @@ mod tests {
                 assert_eq!(led_back(&rewriting(strip, add, host()), name, text), expected, "-{strip} +{add} {text}");
             }
         }
+    }
+
+    #[test]
+    fn a_server_that_writes_its_own_port_behind_the_clients_name_is_understood() {
+        let preserved = rewriting("/api", "", HostRewrite::Preserve);
+        assert_eq!(led_back(&preserved, LOCATION, "http://api.example:3000/x"), "/api/x");
+        assert_eq!(led_back(&preserved, LOCATION, "https://api.example/x"), "https://api.example/api/x");
+        assert_eq!(led_back(&preserved, LOCATION, "http://api.example:8080/x"), "http://api.example:8080/x");
     }
 
     #[test]

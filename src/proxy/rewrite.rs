@@ -50,7 +50,7 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
         headers.remove(SEC_WEBSOCKET_PROTOCOL);
         headers.extend(offer.rest.clone().map(|rest| (SEC_WEBSOCKET_PROTOCOL, rest)));
     }
-    carry_body_headers(client, &mut headers, policy);
+    carry_body_headers(client, &mut headers, policy, rewriting);
     carry_cookies(client, &mut headers);
     // Only a token that was verified and that the rules allow: on a public route nobody has looked at it, and a route that
     // only reports lets any through.
@@ -104,7 +104,7 @@ fn upstream_uri(base: &Uri, client: &Uri, rewriting: &Rewriting) -> Option<Uri> 
 }
 
 /// How long the body is, and whether trailers follow it. hyper has checked the length, and frames the body anew.
-fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Policy) {
+fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Policy, rewriting: &Rewriting) {
     let coded = client.contains_key(TRANSFER_ENCODING);
     if let (Some(length), false) = (client.get(CONTENT_LENGTH), coded) {
         headers.insert(CONTENT_LENGTH, length.clone());
@@ -117,7 +117,8 @@ fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Poli
     if streamed && (coded || headers.contains_key(TE)) {
         let lists = client.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
         let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
-        let kept: Vec<String> = names.filter(|name| !name.is_empty() && !policy.managed.covers_trailer(name)).collect();
+        let passes = |name: &String| !name.is_empty() && !policy.managed.covers_trailer(name) && !rewriting.request.takes(name);
+        let kept: Vec<String> = names.filter(passes).collect();
         if !kept.is_empty() {
             insert(headers, TRAILER, &kept.join(", "), None);
         }
