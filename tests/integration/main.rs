@@ -7,6 +7,7 @@ mod bad_reloads;
 mod bad_requests;
 mod bodies;
 mod consent;
+mod differential;
 mod discovery;
 mod draining;
 mod expectations;
