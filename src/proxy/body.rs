@@ -313,6 +313,11 @@ impl ResponseBody {
         Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, place: None, ended: false }
     }
 
+    /// Only the head of the answer was asked for.
+    pub fn leave_out(&mut self) {
+        self.source = Source::Own(Full::default());
+    }
+
     /// The request is open until the body is gone, and its client is watched while it is sent.
     pub fn hold(&mut self, open: Arc<OpenRequest>, taking: Option<Arc<Taking>>) {
         self.open = Some(open);

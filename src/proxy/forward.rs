@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use super::body::{BodyProgress, RequestBody, ResponseBody};
@@ -44,6 +46,10 @@ pub async fn forward(
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
     let mut head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
+    // hyper leaves out the body of a GET or HEAD that says neither its length nor this.
+    if !request.body().is_end_stream() && !head.headers().contains_key(CONTENT_LENGTH) {
+        head.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if declared_length(request.headers()).is_some_and(|length| length > body_bytes_max) {
         return Err((Failure::BodyTooLarge, String::new()).into());
     }
@@ -94,5 +100,5 @@ pub async fn forward(
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -55,7 +55,7 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>)
     let id = request_id(request.headers());
     let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
     record.peer = peer.address;
-    let (version, grpc) = (request.version(), is_grpc(request.headers()));
+    let (version, grpc, asks_for_head) = (request.version(), is_grpc(request.headers()), request.method() == Method::HEAD);
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
     let work = Box::pin(serve(gate.clone(), peer, request, record));
     let mut response = caught(work, &Asked { request_id: &id, version, grpc }).await;
@@ -64,7 +64,21 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>)
     if gate.health.is_draining() && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if asks_for_head && version == Version::HTTP_2 {
+        without_body(&mut response);
+    }
     response
+}
+
+/// Takes the gate's own words out of an answer to HEAD (RFC 9110 §9.3.2). hyper does so over HTTP/1.1 alone.
+fn without_body(response: &mut Response<ResponseBody>) {
+    if response.body().is_end_stream() {
+        return;
+    }
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    response.body_mut().leave_out();
 }
 
 /// An answer even if the work panics. Its record was dropped while unwinding, and is written.

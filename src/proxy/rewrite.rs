@@ -50,8 +50,10 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
         headers.remove(SEC_WEBSOCKET_PROTOCOL);
         headers.extend(offer.rest.clone().map(|rest| (SEC_WEBSOCKET_PROTOCOL, rest)));
     }
-    carry_body_headers(client, &mut headers, policy, rewriting);
-    carry_cookies(client, &mut headers);
+    carry_body_headers((client, request.version() == Version::HTTP_2), &mut headers, policy, rewriting);
+    if !nominated.iter().any(|option| option.eq_ignore_ascii_case(COOKIE.as_str())) {
+        carry_cookies(client, &mut headers);
+    }
     // Only a token that was verified and that the rules allow: on a public route nobody has looked at it, and a route that
     // only reports lets any through.
     if service.forward_authorization && permit.identity().is_some() && permit.reported().is_none() {
@@ -104,9 +106,10 @@ fn upstream_uri(base: &Uri, client: &Uri, rewriting: &Rewriting) -> Option<Uri> 
 }
 
 /// How long the body is, and whether trailers follow it. hyper has checked the length, and frames the body anew.
-fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Policy, rewriting: &Rewriting) {
-    let coded = client.contains_key(TRANSFER_ENCODING);
-    if let (Some(length), false) = (client.get(CONTENT_LENGTH), coded) {
+fn carry_body_headers((client, http2): (&HeaderMap, bool), headers: &mut HeaderMap, policy: &Policy, rewriting: &Rewriting) {
+    // Over HTTP/2 every body without a length may have trailers.
+    let coded = http2 || client.contains_key(TRANSFER_ENCODING);
+    if let (Some(length), false) = (client.get(CONTENT_LENGTH), client.contains_key(TRANSFER_ENCODING)) {
         headers.insert(CONTENT_LENGTH, length.clone());
     }
     let wants_trailers = client.get_all(TE).iter().filter_map(|value| value.to_str().ok());

@@ -9,6 +9,7 @@ mod balancing;
 mod bodies;
 mod consent;
 mod cors;
+mod differential;
 mod discovery;
 mod draining;
 mod expectations;
