@@ -8,6 +8,7 @@ mod consent;
 mod document;
 mod fault;
 mod introspection;
+mod listen;
 mod logto;
 mod rate;
 mod read;
@@ -16,6 +17,7 @@ mod revocation;
 mod route;
 mod secret;
 mod shapes;
+mod tls;
 mod tree;
 mod units;
 
@@ -27,6 +29,7 @@ pub use consent::{Consent, ConsentCheck, OnError};
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
+pub use listen::{Listen, ListenKeys, RedirectToHttps, Spoken};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
@@ -35,6 +38,10 @@ pub use route::{Access, Mode, Route, Streams};
 pub use secret::Secret;
 use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};
+pub use tls::{
+    Certificate, CertificateHeaders, CertificateMode, CertificatePart, CertificateRule, CertificateRuleKeys, ClientCertificates, Tls,
+    TlsVersion,
+};
 pub use tree::Environment;
 pub use units::{Size, Span};
 
@@ -43,9 +50,9 @@ pub use units::{Size, Span};
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Wicketgate configuration")]
 pub struct Config {
-    /// Where clients connect: `host:port` or `unix:/path`; a list for several.
+    /// Where clients connect: `host:port`, `unix:/path` or `fd:NAME`, or a map with more about it; a list for several.
     #[serde(default = "default_listen")]
-    pub listen: OneOrMany<String>,
+    pub listen: OneOrMany<Listen>,
     /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`, `/revocations`. Keep it off the public network.
     #[serde(default = "default_admin")]
     pub admin: String,
@@ -54,7 +61,7 @@ pub struct Config {
     pub issuer: Option<OneOrMany<Issuer>>,
     /// The services behind the gate.
     pub services: Vec<Service>,
-    /// Serve TLS on every TCP listener with this certificate.
+    /// Serve TLS on the listeners, with these certificates.
     #[serde(default)]
     pub tls: Option<Tls>,
     /// Addresses (CIDR) whose `X-Forwarded-*` and `Forwarded` headers are believed. Nobody's by default.
@@ -176,6 +183,9 @@ pub struct Service {
     /// Header names and the claims that fill them, instead of the default identity headers.
     #[serde(default)]
     pub headers: Option<Entries<String>>,
+    /// Header names and what of the client's certificate fills them. None by default.
+    #[serde(default)]
+    pub client_certificate_headers: Option<CertificateHeaders>,
     /// Pass the caller's `Authorization` header on. Only for an upstream that is the same resource.
     #[serde(default)]
     pub forward_authorization: bool,
@@ -188,16 +198,6 @@ pub struct Service {
     /// How often callers may ask this service, whatever the route; a list for several limits.
     #[serde(default)]
     pub rate_limit: Option<OneOrMany<RateLimit>>,
-}
-
-/// A certificate and its key; both are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// The certificate chain, PEM.
-    pub certificate_file: String,
-    /// Its private key, PEM.
-    pub key_file: String,
 }
 
 /// How much of each thing the gate takes.
@@ -314,8 +314,8 @@ pub struct Reload {
     pub interval: Span,
 }
 
-fn default_listen() -> OneOrMany<String> {
-    OneOrMany(vec!["0.0.0.0:8080".to_owned()])
+fn default_listen() -> OneOrMany<Listen> {
+    OneOrMany(vec![Listen::at("0.0.0.0:8080")])
 }
 
 fn default_admin() -> String {

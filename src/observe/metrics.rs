@@ -13,6 +13,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::audit::Counters;
 use super::consent_metrics::ConsentMetrics;
+use super::listener_metrics::ListenerMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use super::revocation_metrics::RevocationMetrics;
@@ -84,6 +85,7 @@ pub struct Metrics {
     pub introspection: IntrospectionMetrics,
     pub consents: ConsentMetrics,
     pub revocations: RevocationMetrics,
+    pub listeners: ListenerMetrics,
     pub registration: RegistrationMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
@@ -140,6 +142,7 @@ impl Metrics {
             introspection: IntrospectionMetrics::new(&make)?,
             consents: ConsentMetrics::new(&make)?,
             revocations: RevocationMetrics::new(&make)?,
+            listeners: ListenerMetrics::new(&make)?,
             registration: RegistrationMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(

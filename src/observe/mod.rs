@@ -6,6 +6,7 @@ mod admin_revocations;
 mod audit;
 mod consent_metrics;
 mod health;
+mod listener_metrics;
 mod log;
 mod metrics;
 mod rate_metrics;

@@ -83,6 +83,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         routes: _,
         tree: _,
         identity,
+        certificate_headers,
         forward_authorization,
         rate_limits,
         scopes: _,
@@ -113,6 +114,7 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         ("introspection", stamp(introspection) != stamp(&old.introspection)),
         ("consent", *consent != old.consent),
         ("headers", **identity != *old.identity),
+        ("client_certificate_headers", **certificate_headers != *old.certificate_headers),
         ("forward_authorization", *forward_authorization != old.forward_authorization),
         ("rate_limit", *rate_limits != old.rate_limits),
     ];

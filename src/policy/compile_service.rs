@@ -12,6 +12,7 @@ use super::compile_introspection;
 use super::compile_issuer::{self, Issuers};
 use super::compile_rate;
 use super::compile_registration::own_prefixes;
+use super::compile_tls;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::scope::{ScopeRule, is_scope_token};
@@ -64,6 +65,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     let metadata_url = metadata_url(c, service, &audiences, at);
     let upstream = upstream(c, &service.upstream, at("upstream"));
     let identity = identity(c, service, at);
+    let certificate_headers = compile_tls::headers(c, config, service, &identity, &at("client_certificate_headers"));
     let mut compiled = Service {
         name: service.name.as_str().into(),
         audiences,
@@ -75,6 +77,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         routes: Vec::new(),
         tree: Tree::default(),
         identity: identity.into(),
+        certificate_headers,
         forward_authorization: service.forward_authorization,
         rate_limits: service_limits(c, service, at("rate_limit")),
         scopes: Vec::new(),
@@ -113,6 +116,7 @@ impl Service {
             routes: Vec::new(),
             tree,
             identity: Arc::new([]),
+            certificate_headers: Arc::new([]),
             forward_authorization: false,
             rate_limits: Vec::new(),
             scopes: Vec::new(),
@@ -265,6 +269,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
         return c.fault(at, text, "this route would shadow the gate's own endpoint", "take it out: the gate answers there");
     }
     let requirement = requirement(c, written, &key, &at);
+    let client_certificate = written.client_certificate.as_ref().map(|rule| compile_tls::rule(c, config, rule, &at));
     let timeout = match written.timeout {
         Some(span) => {
             let mut steps: Vec<&str> = at.iter().map(String::as_str).collect();
@@ -281,7 +286,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => {
             let (mode, streams, audit) = (written.mode, written.streams, written.audit);
-            service.routes.push(Route { key: name, requirement, timeout, mode, streams, rate_limits, audit });
+            service.routes.push(Route { key: name, requirement, client_certificate, timeout, mode, streams, rate_limits, audit });
         }
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);

@@ -10,14 +10,17 @@ mod compile_audit;
 mod compile_consent;
 mod compile_introspection;
 mod compile_issuer;
+mod compile_listen;
 mod compile_logto;
 mod compile_rate;
 mod compile_registration;
 mod compile_service;
+mod compile_tls;
 mod compile_webhook;
 mod consent;
 mod describe;
 mod introspection;
+mod listen;
 mod managed;
 mod path;
 mod rate;
@@ -28,9 +31,9 @@ mod scope;
 mod step_up;
 mod table;
 mod tenant;
+mod tls;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +49,7 @@ pub use compile_issuer::{ALGORITHMS, is_loopback};
 pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
 pub use introspection::{EndpointSource, Introspection};
+pub use listen::{Listen, Listener, Spoken};
 pub use managed::Managed;
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
@@ -56,6 +60,7 @@ pub use scope::{ScopeRule, Scopes};
 pub use step_up::StepUp;
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
+pub use tls::{CertificateHeader, CertificatePart, CertificateRule, ClientCertificates, Tls, TlsFiles, TlsVersion};
 
 pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret, Streams};
 
@@ -64,7 +69,7 @@ pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFor
 pub struct Policy {
     /// SHA-256 over the document and every file that it names, in hex: two policies with one hash are the same.
     pub hash: String,
-    pub listeners: Vec<Listen>,
+    pub listeners: Vec<Listener>,
     pub admin: SocketAddr,
     pub issuers: Vec<Issuer>,
     pub services: Vec<Service>,
@@ -72,7 +77,7 @@ pub struct Policy {
     pub hosts: HashMap<String, Site>,
     /// All other hosts.
     pub other_hosts: Site,
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Tls>,
     pub trusted_proxies: Vec<IpNet>,
     pub managed: Managed,
     pub limits: Limits,
@@ -92,35 +97,6 @@ pub struct Policy {
     pub registration: Option<Arc<Registration>>,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
-}
-
-/// Where a listener is bound.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Listen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Listen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// A certificate chain and its key, as PEM.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    pub certificate_pem: Vec<u8>,
-    pub key_pem: Vec<u8>,
-}
-
-impl std::fmt::Debug for TlsFiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsFiles")
-    }
 }
 
 /// An issuer whose tokens count.
@@ -166,6 +142,8 @@ pub struct Service {
     pub tree: Tree<Target>,
     /// Shared, so that headers made for a token are known to be made for this very list.
     pub identity: Arc<[IdentityHeader]>,
+    /// What the upstream is told of the client's certificate.
+    pub certificate_headers: Arc<[CertificateHeader]>,
     pub forward_authorization: bool,
     pub rate_limits: Vec<Arc<RateLimit>>,
     /// Scopes that some route asks for, for `scopes_supported`.
@@ -199,6 +177,8 @@ pub struct Route {
     /// As the operator wrote it: the route's name in logs and metrics.
     pub key: Arc<str>,
     pub requirement: Requirement,
+    /// Which certificate the client must have shown over TLS, beside all else.
+    pub client_certificate: Option<CertificateRule>,
     pub timeout: Duration,
     pub mode: Mode,
     /// What becomes of an open stream when its token counts no more.
@@ -256,6 +236,11 @@ pub struct Timeouts {
 }
 
 impl Policy {
+    /// Whether this address is a trusted proxy's.
+    pub fn trusts(&self, address: std::net::IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+
     /// The index of the service that a host and a path lead to. `None` twice over: the outer for a host that nobody serves.
     pub fn service(&self, host: &str, path: &CheckedPath<'_>) -> Option<Option<usize>> {
         let site = match self.hosts.get(host) {

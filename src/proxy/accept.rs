@@ -2,27 +2,21 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Accepted, handshake, serve};
+use super::bind::{Bound, Inherited, Raw, bind, set_mode};
+use super::connection::{Accepted, serve};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
-use super::stream::Stream;
-use crate::policy::{Listen, Policy};
+use super::opening::Settings;
+use super::tls::Tls;
+use crate::policy::{Listen, Listener, Policy};
 
-/// Connections that the kernel keeps for us before we accept them.
-const BACKLOG: i32 = 4096;
 /// After an error of `accept` (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -32,7 +26,8 @@ pub struct Listeners {
     open: HashMap<Listen, Listening>,
     room: Arc<Semaphore>,
     room_size: usize,
-    tls: Arc<ArcSwapOption<ServerConfig>>,
+    tls: Arc<ArcSwapOption<Tls>>,
+    inherited: Inherited,
     /// Accept loops and connections.
     busy: watch::Sender<usize>,
 }
@@ -40,18 +35,14 @@ pub struct Listeners {
 struct Listening {
     phase: watch::Sender<Phase>,
     /// Where it is bound: the port that was chosen, if it was to be chosen.
-    address: Listen,
+    addresses: Vec<Listen>,
+    settings: Arc<ArcSwap<Listener>>,
 }
 
 /// Listeners that are bound and do not accept yet.
 pub struct Prepared {
-    bound: Vec<(Listen, Bound)>,
-    tls: Option<Arc<ServerConfig>>,
-}
-
-enum Bound {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    bound: Vec<(Listener, Vec<Bound>)>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Listeners {
@@ -62,47 +53,61 @@ impl Listeners {
             room: Arc::new(Semaphore::new(connections_max)),
             room_size: connections_max,
             tls: Arc::default(),
+            inherited: Inherited::take(),
             busy: watch::Sender::new(0),
         }
     }
 
     /// Binds what a policy asks for and is not bound yet. Nothing changes for clients.
     pub fn prepare(&self, policy: &Policy) -> Result<Prepared, String> {
-        let tls = policy.tls.as_ref().map(super::tls::server_config).transpose()?;
+        let tls = policy.tls.as_ref().map(|tls| Tls::renew(self.tls.load_full(), tls)).transpose()?;
         let mut bound = Vec::new();
-        for listen in policy.listeners.iter().filter(|listen| !self.open.contains_key(listen)) {
-            bound.push((
-                listen.clone(),
-                bind(listen).map_err(|error| format!("listen {listen}: {error}; end what holds it, or choose another address"))?,
-            ));
+        for listener in policy.listeners.iter().filter(|listener| !self.open.contains_key(&listener.address)) {
+            let sockets = bind(listener, &self.inherited)
+                .map_err(|error| format!("listen {listener}: {error}; end what holds it, or choose another address"))?;
+            bound.push((listener.clone(), sockets));
         }
         Ok(Prepared { bound, tls })
     }
 
-    /// Opens what was prepared, and closes what the policy no longer names: its connections end gracefully.
+    /// Opens what was prepared, and closes what the policy no longer names: its connections end gracefully. What else
+    /// changed of a listener counts for the connections that it accepts from now on.
     pub fn apply(&mut self, policy: &Policy, prepared: Prepared) {
+        for warning in prepared.tls.iter().filter(|tls| !self.serves(tls)).flat_map(|tls| &tls.warnings) {
+            tracing::warn!(target: "wicketgate::tls", warning, "allowed, but know it");
+        }
         self.tls.store(prepared.tls);
         self.resize(policy.limits.connections);
-        self.open.retain(|listen, listening| {
-            let keep = policy.listeners.contains(listen);
-            if !keep {
-                listening.phase.send_replace(Phase::Draining);
+        self.open.retain(|address, listening| {
+            let kept = policy.listeners.iter().find(|listener| listener.address == *address);
+            match kept {
+                Some(listener) => listening.change(listener),
+                None => drop(listening.phase.send_replace(Phase::Draining)),
             }
-            keep
+            kept.is_some()
         });
-        for (listen, bound) in prepared.bound {
+        for (listener, sockets) in prepared.bound {
             let (phase, receiver) = watch::channel(Phase::Serving);
-            let address = bound.address().unwrap_or_else(|| listen.clone());
-            let accepting = Accepting {
-                gate: self.gate.clone(),
-                room: self.room.clone(),
-                tls: self.tls.clone(),
-                busy: Busy::new(&self.busy),
-                phase: receiver,
-            };
-            tokio::spawn(accepting.run(bound));
-            self.open.insert(listen, Listening { phase, address });
+            let addresses = sockets.iter().map(|bound| bound.address().unwrap_or_else(|| listener.address.clone())).collect();
+            let address = listener.address.clone();
+            let settings = Arc::new(ArcSwap::from_pointee(listener));
+            for bound in sockets {
+                let accepting = Accepting {
+                    gate: self.gate.clone(),
+                    room: self.room.clone(),
+                    settings: settings.clone(),
+                    tls: self.tls.clone(),
+                    busy: Busy::new(&self.busy),
+                    phase: receiver.clone(),
+                };
+                tokio::spawn(accepting.run(bound));
+            }
+            self.open.insert(address, Listening { phase, addresses, settings });
         }
+    }
+
+    fn serves(&self, tls: &Arc<Tls>) -> bool {
+        self.tls.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, tls))
     }
 
     fn resize(&mut self, size: usize) {
@@ -124,7 +129,7 @@ impl Listeners {
     }
 
     pub fn addresses(&self) -> Vec<Listen> {
-        self.open.values().map(|listening| listening.address.clone()).collect()
+        self.open.values().flat_map(|listening| listening.addresses.iter().cloned()).collect()
     }
 
     /// Stops accepting and asks every connection to end.
@@ -143,72 +148,19 @@ impl Listeners {
     }
 }
 
-impl Bound {
-    fn address(&self) -> Option<Listen> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok().map(Listen::Tcp),
-            Self::Unix(_) => None,
+impl Listening {
+    /// Takes over what changed of a listener that stays open.
+    fn change(&self, listener: &Listener) {
+        let old = self.settings.load();
+        if **old == *listener {
+            return;
         }
-    }
-
-    async fn accept(&self) -> io::Result<(Raw, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| (Raw::Tcp(stream), Some(peer))),
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Raw::Unix(stream), None)),
+        if let (Listen::Unix(path), Some(mode)) = (&listener.address, listener.mode.filter(|mode| old.mode != Some(*mode)))
+            && let Err(error) = set_mode(path, mode)
+        {
+            tracing::warn!(target: "wicketgate::accept", %error, listen = %listener, "the permissions of the socket could not be changed");
         }
-    }
-
-    /// Closes the listener, and gives what the kernel had accepted for it: clients that connected when it was open.
-    fn close(self) -> io::Result<Vec<(Raw, Option<SocketAddr>)>> {
-        let mut waiting = Vec::new();
-        match self {
-            Self::Tcp(listener) => {
-                let listener = listener.into_std()?;
-                for (stream, peer) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
-                    stream.set_nonblocking(true)?;
-                    waiting.push((Raw::Tcp(TcpStream::from_std(stream)?), Some(peer)));
-                }
-            }
-            Self::Unix(listener) => {
-                let listener = listener.into_std()?;
-                // The file outlives its listener, and would be in the way of the next one.
-                if let Some(path) = listener.local_addr()?.as_pathname() {
-                    let _ = std::fs::remove_file(path);
-                }
-                for (stream, _) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
-                    stream.set_nonblocking(true)?;
-                    waiting.push((Raw::Unix(UnixStream::from_std(stream)?), None));
-                }
-            }
-        }
-        Ok(waiting)
-    }
-}
-
-enum Raw {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-fn bind(listen: &Listen) -> io::Result<Bound> {
-    match listen {
-        Listen::Tcp(address) => {
-            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-            socket.set_reuse_address(true)?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&(*address).into())?;
-            socket.listen(BACKLOG)?;
-            TcpListener::from_std(socket.into()).map(Bound::Tcp)
-        }
-        Listen::Unix(path) => {
-            // A socket that nobody listens on is left over from a process that was killed.
-            let left_over = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-                && std::os::unix::net::UnixStream::connect(path).is_err();
-            if left_over {
-                std::fs::remove_file(path)?;
-            }
-            UnixListener::bind(path).map(Bound::Unix)
-        }
+        self.settings.store(Arc::new(listener.clone()));
     }
 }
 
@@ -216,7 +168,8 @@ fn bind(listen: &Listen) -> io::Result<Bound> {
 struct Accepting {
     gate: Arc<Gate>,
     room: Arc<Semaphore>,
-    tls: Arc<ArcSwapOption<ServerConfig>>,
+    settings: Arc<ArcSwap<Listener>>,
+    tls: Arc<ArcSwapOption<Tls>>,
     /// The last to go: what it accepted is counted by then.
     busy: Busy,
     phase: watch::Receiver<Phase>,
@@ -257,26 +210,15 @@ impl Accepting {
     }
 
     fn start(&mut self, stream: Raw, peer: Option<SocketAddr>, room: OwnedSemaphorePermit) {
-        let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
+        let (gate, phase) = (self.gate.clone(), self.phase.clone());
+        let settings = Settings { listener: self.settings.load_full(), tls: self.tls.clone() };
         let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
             let held = Arc::new(Held { _room: room, _counted: counted });
-            let header_timeout = gate.snapshot().policy.timeouts.header;
-            let (stream, over_tls) = match (stream, tls) {
-                (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
-                (Raw::Tcp(stream), tls) => {
-                    let _ = stream.set_nodelay(true);
-                    match tls {
-                        None => (Ok(Stream::Tcp(stream)), false),
-                        Some(config) => (handshake(TlsAcceptor::from(config), stream, header_timeout).await, true),
-                    }
-                }
-            };
-            let peer = Peer { address: peer.map(|peer| peer.ip().to_canonical()), tls: over_tls, facts: None, held };
-            match stream {
-                Ok(stream) => serve(gate, Accepted { stream, peer, phase }).await,
-                Err(error) => tracing::debug!(target: "wicketgate::tls", %error, "no TLS handshake"),
-            }
+            let Some(opened) = settings.open(&gate, stream, peer).await else { return };
+            let Listener { protocol, redirect_to_https, .. } = *settings.listener;
+            let peer = Peer { address: opened.address, tls: opened.tls, shown: opened.shown, redirect_to_https, facts: None, held };
+            serve(gate, Accepted { stream: opened.stream, peer, phase, protocol }).await;
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Step 2. One client connection: TLS if asked for, then HTTP/1.1 or HTTP/2, told apart by our own bounded look at the
+//! Step 2. One client connection: HTTP/1.1 or HTTP/2, told apart by our own bounded look at the
 //! first bytes, until it ends or the gate drains.
 
 use std::convert::Infallible;
@@ -16,9 +16,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use super::body::{OpenRequest, ResponseBody};
 use super::gate::{Gate, Phase};
@@ -26,7 +24,7 @@ use super::handle::{Peer, handle};
 use super::screen::connection_options;
 use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
 use super::taking::{PIECE_BYTES_MAX, StreamTasks, Taking};
-use crate::policy::Policy;
+use crate::policy::{Policy, Spoken};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,22 +45,15 @@ pub struct Accepted {
     pub stream: Stream,
     pub peer: Peer,
     pub phase: watch::Receiver<Phase>,
-}
-
-/// Does the TLS handshake of an accepted TCP stream, in bounded time.
-pub async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, timeout: Duration) -> io::Result<Stream> {
-    match tokio::time::timeout(timeout, acceptor.accept(stream)).await {
-        Ok(stream) => stream.map(|stream| Stream::Tls(Box::new(stream))),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    pub protocol: Spoken,
 }
 
 /// Serves a connection to its end.
 pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
-    let Accepted { mut stream, peer, mut phase } = accepted;
-    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase));
+    let Accepted { mut stream, peer, mut phase, protocol } = accepted;
+    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase, protocol));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
         Ok(Err(_)) => return,
@@ -83,12 +74,13 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     }
 }
 
-/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS has
-/// told. A connection on which nothing is asked ends soon after the gate began to drain.
-async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>) -> io::Result<(Vec<u8>, bool)> {
-    let told = match stream {
-        Stream::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
-        Stream::Tcp(_) | Stream::Unix(_) => None,
+/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS
+/// or the listener has told. A connection on which nothing is asked ends soon after the gate began to drain.
+async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>, protocol: Spoken) -> io::Result<(Vec<u8>, bool)> {
+    let told = match protocol {
+        Spoken::Auto => stream.agreed_protocol().map(|protocol| protocol == b"h2"),
+        Spoken::Http1 => Some(false),
+        Spoken::Http2 => Some(true),
     };
     let mut seen = Vec::with_capacity(PREFACE.len());
     while seen.len() < PREFACE.len() {

@@ -20,6 +20,7 @@ pub enum Failure {
     BodyTooSlow,
     BodyBroken,
     Loop,
+    CertificateLost,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -52,7 +53,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -65,6 +66,7 @@ impl Failure {
         Self::BodyTooSlow,
         Self::BodyBroken,
         Self::Loop,
+        Self::CertificateLost,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -137,6 +139,12 @@ impl Failure {
             Self::Loop => {
                 row(S::LOOP_DETECTED, "loop", "The request came back to this gate", "point the upstream at the service, not at the gate")
             }
+            Self::CertificateLost => closing(
+                S::MISDIRECTED_REQUEST,
+                "certificate_lost",
+                "The client certificate of this connection counts no more",
+                "connect anew, with a certificate that is valid",
+            ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
                 "upstream_refused",

@@ -23,13 +23,15 @@ use super::failure::Failure;
 use super::gate::Gate;
 use super::limit::limit;
 use super::own;
+use super::redirect;
 use super::respond::{self, Asked};
 use super::rewrite::{self, Way, X_REQUEST_ID};
 use super::screen::{Screened, nominated, screen};
 use super::stream::StreamFacts;
+use super::tls::{Shown, Standing};
 use super::upgrade::Tunnel;
 use super::webhook;
-use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
+use crate::access::{ClientCertificate, Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
 use crate::keys::Checked;
 use crate::observe::{Outcome, Record};
@@ -40,10 +42,27 @@ pub struct Peer {
     /// `None` on a Unix socket.
     pub address: Option<IpAddr>,
     pub tls: bool,
+    /// The certificate that the client showed when it connected.
+    pub shown: Option<Arc<Shown>>,
+    /// The port to which requests are sent away.
+    pub redirect_to_https: Option<u16>,
     /// What the stream knows of each head; `None` for HTTP/2.
     pub facts: Option<Arc<StreamFacts>>,
     /// The connection's place among `limits.connections`: a tunnel keeps it when the connection has become one.
     pub held: Arc<Held>,
+}
+
+impl Peer {
+    /// The client's certificate, as far as it still counts.
+    fn certificate(&self) -> Result<Option<&ClientCertificate>, Failure> {
+        let Some(shown) = &self.shown else { return Ok(None) };
+        match shown.standing() {
+            Standing::Good => Ok(Some(&shown.certificate)),
+            Standing::Unasked => Ok(None),
+            // Another connection may show a better one (RFC 9110 §15.5.20).
+            Standing::Lost => Err(Failure::CertificateLost),
+        }
+    }
 }
 
 pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -77,11 +96,16 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     record.judge(&snapshot.policy);
     let method = request.method().clone();
     let facts = peer.facts.as_ref().map(|facts| facts.next_head());
-    let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
-        Ok(screened) => screened,
+    let screened = screen(&request, facts, &snapshot.policy, &gate.via);
+    let (screened, certificate) = match screened.and_then(|screened| Ok((screened, peer.certificate()?))) {
+        Ok(both) => both,
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
     };
-    let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened).await;
+    if let Some(response) = redirect::answer(&request, &screened, &snapshot.policy, &peer, &asked, &mut record) {
+        leave_body(request);
+        return finish(response, record);
+    }
+    let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened, certificate).await;
     gate.note_client(&verdict);
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
@@ -164,6 +188,7 @@ async fn decide_with_keys(
     mut snapshot: Arc<Snapshot>,
     request: &Request<Incoming>,
     screened: &Screened,
+    certificate: Option<&ClientCertificate>,
 ) -> (Arc<Snapshot>, Result<Verdict, Box<Refusal>>) {
     /// The first fetch may have begun before the key was there.
     const QUESTIONS_MAX: usize = 2;
@@ -175,6 +200,7 @@ async fn decide_with_keys(
         path: request.uri().path(),
         query: request.uri().query(),
         headers: request.headers(),
+        certificate,
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     if let Some((service, token)) = unasked_token(&verdict, &head) {

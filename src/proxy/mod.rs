@@ -1,7 +1,9 @@
 //! The wire: everything that touches a socket on behalf of a request, in the order of its way.
 
 mod accept;
+mod bind;
 mod body;
+mod certificates;
 mod connection;
 mod ending;
 mod failure;
@@ -9,7 +11,11 @@ mod framing;
 mod gate;
 mod handle;
 mod limit;
+mod ocsp;
+mod opening;
 mod own;
+mod proxy_protocol;
+mod redirect;
 mod respond;
 mod rewrite;
 mod screen;
@@ -27,7 +33,7 @@ pub use gate::{Gate, Phase};
 
 use crate::policy::Policy;
 
-/// Whether the policy's certificate and key can be used.
+/// Whether the policy's certificates and keys can be used.
 pub fn check_tls(policy: &Policy) -> Result<(), String> {
-    policy.tls.as_ref().map(tls::server_config).transpose().map(drop)
+    policy.tls.as_ref().map(tls::Tls::new).transpose().map(drop)
 }

@@ -135,7 +135,7 @@ fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
 
 /// `X-Forwarded-*` and `Forwarded` (RFC 7239) as the gate saw it; what a trusted proxy in front said is kept.
 fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, policy: &Policy, way: &Way<'_>) {
-    let trusted = way.peer.is_some_and(|peer| policy.trusted_proxies.iter().any(|net| net.contains(&peer)));
+    let trusted = way.peer.is_some_and(|peer| policy.trusts(peer));
     // The nearest proxy's line is the last one; what is above it may be the client's own.
     let said = |name: &HeaderName| client.get_all(name).iter().next_back().filter(|_| trusted);
     let said_by_all = |name: &HeaderName| list(client, name).filter(|_| trusted);
@@ -156,6 +156,12 @@ fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, p
     };
     let element = format!("for={node};host=\"{}\";proto={scheme}", screened.authority);
     insert(headers, FORWARDED, &element, said_by_all(&FORWARDED));
+}
+
+/// Whether a trusted proxy says that the client spoke TLS with it.
+pub fn said_https(client: &HeaderMap, policy: &Policy, peer: Option<IpAddr>) -> bool {
+    let said = client.get_all(&X_FORWARDED_PROTO).iter().next_back();
+    peer.is_some_and(|peer| policy.trusts(peer)) && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The lines of a list header as one (RFC 9110 §5.3).
