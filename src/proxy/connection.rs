@@ -210,6 +210,7 @@ async fn serve_http2(
         outcome = connection.as_mut() => return outcome,
         () = draining(&mut phase) => {}
         () = idle(&open, &begun, policy.timeouts.idle) => {}
+        () = certificate_lost(&peer) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -230,6 +231,14 @@ async fn stuck(open: &AtomicUsize, begun: &AtomicUsize, written: &AtomicU64, lim
         if written.load(Ordering::Relaxed) - before < PIECE_BYTES_MAX as u64 {
             return;
         }
+    }
+}
+
+/// Ends when the client's certificate was found to count no more.
+async fn certificate_lost(peer: &Peer) {
+    match &peer.shown {
+        Some(shown) => shown.lost().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,6 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use tokio::sync::Notify;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::certificates::Certificates;
@@ -125,6 +126,7 @@ pub struct Shown {
     /// Who vouched for it last.
     by: ArcSwapOption<Authority>,
     in_force: Arc<ArcSwapOption<Tls>>,
+    lost: Notify,
 }
 
 /// Whether a certificate that was shown still counts.
@@ -144,10 +146,30 @@ impl Shown {
         let certificate = ClientCertificate::read(&chain[0]).ok_or(())?;
         let expires_at = certificate.expires_at;
         let chain = chain.iter().map(|part| part.clone().into_owned()).collect();
-        Ok(Some(Arc::new(Self { certificate, chain, expires_at, by: ArcSwapOption::new(tls.authority.clone()), in_force })))
+        Ok(Some(Arc::new(Self {
+            certificate,
+            chain,
+            expires_at,
+            by: ArcSwapOption::new(tls.authority.clone()),
+            in_force,
+            lost: Notify::new(),
+        })))
     }
 
     pub fn standing(&self) -> Standing {
+        let standing = self.look();
+        if standing == Standing::Lost {
+            self.lost.notify_one();
+        }
+        standing
+    }
+
+    /// Ends when a request found that the certificate counts no more: the connection is good for nothing then.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
+    fn look(&self) -> Standing {
         let Some(authority) = self.in_force.load_full().and_then(|tls| tls.authority.clone()) else { return Standing::Unasked };
         if self.expires_at < clock::unix_now() {
             return Standing::Lost;
