@@ -50,9 +50,7 @@ async fn an_endpoint_that_dies_under_load_loses_no_idempotent_request() {
         assert_eq!(client.await.unwrap(), vec![200; 100]);
     }
     let retries = gate.metric("wicketgate_upstream_retries_total{reason=\"reset\",service=\"weather\"}").await;
-    let all = gate.admin("/metrics").await.text();
-    let all: Vec<&str> = all.lines().filter(|line| line.starts_with("wicketgate_upstream")).collect();
-    assert!(retries >= Some(1.0), "it was killed while it was at nothing: {all:#?}");
+    assert!(retries >= Some(1.0), "it was killed while it was at nothing: {retries:?}");
     drop(back);
 }
 

@@ -43,9 +43,9 @@ impl Mortal {
                     let _ = stream.set_zero_linger();
                     let mut buffer = Vec::new();
                     while read_request(&mut stream, &mut buffer).await.is_some() {
-                        counted.fetch_add(1, Ordering::SeqCst);
-                        // The work, in which it can be killed.
-                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        let count = counted.fetch_add(1, Ordering::SeqCst);
+                        // The work, in which it can be killed: not all of it ends at once.
+                        tokio::time::sleep(Duration::from_millis(count as u64 % 7)).await;
                         if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
                             return;
                         }
