@@ -10,16 +10,6 @@ use super::health::{Checks, Health};
 use super::pick::{self, Seat};
 use crate::policy::{Balance, Balancing};
 
-/// What choosing must know of an endpoint itself.
-pub trait Member {
-    /// Its name: what is known of it stays as long as this is the same.
-    fn name(&self) -> &str;
-    /// What it is to get beside the others; above 0.
-    fn weight(&self) -> f64;
-    /// Requests that it has at the moment.
-    fn in_flight(&self) -> usize;
-}
-
 #[derive(Clone)]
 struct Known<E> {
     endpoint: E,
@@ -277,6 +267,16 @@ enum Level {
     Well,
     Unchecked,
     Out,
+}
+
+/// What choosing must know of an endpoint itself.
+pub trait Member {
+    /// Its name: what is known of it stays as long as this is the same.
+    fn name(&self) -> &str;
+    /// What it is to get beside the others; above 0.
+    fn weight(&self) -> f64;
+    /// Requests that it has at the moment.
+    fn in_flight(&self) -> usize;
 }
 
 #[cfg(test)]
