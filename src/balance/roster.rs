@@ -190,6 +190,11 @@ impl<E: Member + Clone> Roster<E> {
         }
     }
 
+    /// Whether there is one that is well and was not tried.
+    pub fn has_another(&self, tried: &[u64], now: Instant) -> bool {
+        self.known.iter().any(|known| !tried.contains(&known.id) && self.level(known, now) != Level::Out)
+    }
+
     /// Takes what became of a try: `failed` as the rules of ejection have it.
     pub fn note(&mut self, id: u64, failed: bool, now: Instant) -> Option<Change> {
         // The common case, for which nothing else is looked at.

@@ -14,6 +14,7 @@ use super::{loopback, read_request};
 pub struct Mortal {
     pub address: SocketAddr,
     taken: Arc<AtomicUsize>,
+    at_work: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -33,11 +34,12 @@ impl Mortal {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let taken = Arc::new(AtomicUsize::new(0));
-        let counted = taken.clone();
+        let at_work = Arc::new(AtomicUsize::new(0));
+        let (counted, working) = (taken.clone(), at_work.clone());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                let counted = counted.clone();
+                let (counted, working) = (counted.clone(), working.clone());
                 connections.spawn(async move {
                     // What a killed process leaves behind: resets, not ends.
                     let _ = stream.set_zero_linger();
@@ -45,7 +47,9 @@ impl Mortal {
                     while read_request(&mut stream, &mut buffer).await.is_some() {
                         let count = counted.fetch_add(1, Ordering::SeqCst);
                         // The work, in which it can be killed: not all of it ends at once.
-                        tokio::time::sleep(Duration::from_millis(count as u64 % 7)).await;
+                        working.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(1 + count as u64 % 7)).await;
+                        working.fetch_sub(1, Ordering::SeqCst);
                         if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
                             return;
                         }
@@ -53,7 +57,7 @@ impl Mortal {
                 });
             }
         });
-        Self { address, taken, task }
+        Self { address, taken, at_work, task }
     }
 
     pub fn url(&self) -> String {
@@ -63,6 +67,11 @@ impl Mortal {
     /// Requests that it has taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
+    }
+
+    /// Requests that it is at.
+    pub fn at_work(&self) -> usize {
+        self.at_work.load(Ordering::SeqCst)
     }
 
     /// Ends it with everything that it was at.
