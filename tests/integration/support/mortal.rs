@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -15,6 +15,7 @@ pub struct Mortal {
     pub address: SocketAddr,
     taken: Arc<AtomicUsize>,
     at_work: Arc<AtomicUsize>,
+    dead: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -35,11 +36,12 @@ impl Mortal {
         let address = listener.local_addr().unwrap();
         let taken = Arc::new(AtomicUsize::new(0));
         let at_work = Arc::new(AtomicUsize::new(0));
-        let (counted, working) = (taken.clone(), at_work.clone());
+        let dead = Arc::new(AtomicBool::new(false));
+        let (counted, working, is_dead) = (taken.clone(), at_work.clone(), dead.clone());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (counted, working) = (counted.clone(), working.clone());
+                let (counted, working, is_dead) = (counted.clone(), working.clone(), is_dead.clone());
                 connections.spawn(async move {
                     // What a killed process leaves behind: resets, not ends.
                     let _ = stream.set_zero_linger();
@@ -50,14 +52,17 @@ impl Mortal {
                         working.fetch_add(1, Ordering::SeqCst);
                         tokio::time::sleep(Duration::from_millis(1 + count as u64 % 7)).await;
                         working.fetch_sub(1, Ordering::SeqCst);
-                        if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+                        // Whoever was at work when it was killed does not finish.
+                        if is_dead.load(Ordering::SeqCst)
+                            || stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err()
+                        {
                             return;
                         }
                     }
                 });
             }
         });
-        Self { address, taken, at_work, task }
+        Self { address, taken, at_work, dead, task }
     }
 
     pub fn url(&self) -> String {
@@ -76,6 +81,7 @@ impl Mortal {
 
     /// Ends it with everything that it was at.
     pub async fn kill(mut self) -> SocketAddr {
+        self.dead.store(true, Ordering::SeqCst);
         self.task.abort();
         let _ = (&mut self.task).await;
         self.address
