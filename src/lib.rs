@@ -35,6 +35,8 @@ pub mod revocation;
 
 pub mod observe;
 
+pub mod asking;
+
 pub mod introspection;
 
 pub mod consent;
@@ -46,6 +48,10 @@ pub mod proxy;
 pub mod reload;
 
 pub mod shutdown;
+
+pub mod systemd;
+
+pub mod handover;
 
 #[cfg(feature = "demo")]
 pub mod demo;

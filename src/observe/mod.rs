@@ -8,6 +8,7 @@ mod audit;
 mod balance_metrics;
 mod consent_metrics;
 mod health;
+mod limit_metrics;
 mod log;
 mod metrics;
 mod rate_metrics;
@@ -20,6 +21,7 @@ pub use audit::{AuditTrail, FORMAT as AUDIT_FORMAT, Kind as AuditKind, Reload as
 pub use balance_metrics::{BalanceMetrics, ServiceStanding};
 pub use consent_metrics::ConsentMetrics;
 pub use health::{Health, ReloadOutcome};
+pub use limit_metrics::{Limit, LimitMetrics};
 pub use log::{LogHandle, start as start_log};
 pub use metrics::{IntrospectionMetrics, Metrics, RegistrationMetrics};
 pub use record::{CLIENT_GONE, Observer, Outcome, Record};

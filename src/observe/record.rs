@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode, Version};
 
 use super::audit::{Access, AuditTrail, Scopes, required};
+use super::limit_metrics::Limit;
 use super::metrics::Metrics;
 use crate::access::Identity;
 use crate::clock;
@@ -202,6 +203,11 @@ impl Record {
             access.identify(identity.claims(), self.client_name.as_deref());
         }
         self.observer.audit.write(&access, clock::wall_now() - self.elapsed());
+    }
+
+    /// Counts a limit that ended the request.
+    pub fn limited(&self, limit: Limit) {
+        self.observer.metrics.limits.count(limit);
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -17,13 +17,17 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
+use super::admission::Place;
 use super::ending::StreamBody;
 use super::failure::Failure;
 use super::kept::{KeptBody, Replay};
+use super::pace::{LeastRate, Pace};
 use super::taking::{PIECE_BYTES_MAX, Taking};
 use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::Snapshot;
-use crate::observe::{CLIENT_GONE, Outcome, Record};
+use crate::clock;
+use crate::observe::{CLIENT_GONE, Limit, Outcome, Record};
+use crate::policy::fold;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,18 +39,40 @@ pub struct BodyError(pub Failure);
 /// How far a request's body has come: what the wait for an answer must know.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
+    /// Whether its client may be silent for as long as it wants: that of a gRPC call, whose messages come when there are any.
+    unhurried: bool,
     frames: AtomicU64,
+    looks: AtomicU64,
     finished: AtomicBool,
+    answered: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
 
 impl BodyProgress {
+    pub fn of(unhurried: bool) -> Self {
+        Self { unhurried, ..Self::default() }
+    }
+
+    /// What differs from the look before as long as the wait for an answer has not begun: while the body moves, and while an
+    /// unhurried one is open.
     pub fn frames(&self) -> u64 {
+        let open = self.unhurried && !self.is_finished();
+        let looks = if open { self.looks.fetch_add(1, Ordering::Relaxed) + 1 } else { self.looks.load(Ordering::Relaxed) };
+        self.moved() + looks
+    }
+
+    /// How many frames have come.
+    pub fn moved(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
     }
 
     pub fn is_finished(&self) -> bool {
         self.finished.load(Ordering::Relaxed)
+    }
+
+    /// The service has begun to answer: what follows of the body is a conversation, and whoever has nothing to say is not slow.
+    pub fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     pub fn failure(&self) -> Option<Failure> {
@@ -70,6 +96,8 @@ pub struct RequestBody {
     nominated: Vec<String>,
     progress: Arc<BodyProgress>,
     bytes_left: u64,
+    least: Option<LeastRate>,
+    pace: Pace,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -86,7 +114,24 @@ impl RequestBody {
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
         let (inner, snapshot) = (RequestSource::Client(inner), Some(snapshot));
-        Self { inner, kept: None, snapshot, nominated, progress, bytes_left, stall, stalled: None }
+        Self { inner, kept: None, snapshot, nominated, progress, bytes_left, least: None, pace: Pace::default(), stall, stalled: None }
+    }
+
+    /// With a route's own length, and a least rate unless it is one side of a conversation.
+    pub fn within(self, bytes_max: u64, conversation: bool) -> Self {
+        let rate = self.snapshot.as_ref().and_then(|snapshot| snapshot.policy.limits.body_rate).filter(|_| !conversation);
+        let least = rate.map(|bytes_per_second| LeastRate { bytes_per_second, window: self.stall });
+        Self { bytes_left: bytes_max, least, ..self }
+    }
+
+    /// Whether the client sends too little while it is waited for.
+    fn trickles(&mut self, bytes: usize) -> bool {
+        let Some(least) = self.least else { return false };
+        if self.progress.answered.load(Ordering::Relaxed) {
+            self.least = None;
+            return false;
+        }
+        self.pace.moved(bytes, clock::instant_now(), least)
     }
 
     /// Keeps it while it goes by, up to so many bytes.
@@ -100,7 +145,18 @@ impl RequestBody {
     pub fn again(replay: Replay, progress: Arc<BodyProgress>) -> Self {
         let inner = RequestSource::Kept(replay);
         let (snapshot, nominated) = (None, Vec::new());
-        Self { inner, kept: None, snapshot, nominated, progress, bytes_left: 0, stall: Duration::ZERO, stalled: None }
+        Self {
+            inner,
+            kept: None,
+            snapshot,
+            nominated,
+            progress,
+            bytes_left: 0,
+            least: None,
+            pace: Pace::default(),
+            stall: Duration::ZERO,
+            stalled: None,
+        }
     }
 
     fn finish(&self) {
@@ -111,6 +167,12 @@ impl RequestBody {
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.unhurried {
+            return Poll::Pending;
+        }
+        if self.least.is_some() {
+            self.pace.waits(clock::instant_now());
+        }
         let stall = self.stall;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
         match stalled.as_mut().poll(cx) {
@@ -146,6 +208,9 @@ impl Body for RequestBody {
             Some(Err(_)) => Some(Err(this.progress.fail(Failure::BodyBroken))),
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if this.trickles(data.len()) {
+                        return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTrickles))));
+                    }
                     match this.bytes_left.checked_sub(data.len() as u64) {
                         Some(left) => this.bytes_left = left,
                         None => return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTooLarge)))),
@@ -181,12 +246,12 @@ impl Body for RequestBody {
 }
 
 /// Takes fields out of a trailer section that only mean something in a header section (RFC 9110 §6.5.1), those that
-/// `Connection` nominated (§7.6.1), and those that are the gate's to set.
+/// `Connection` nominated (§7.6.1), and those that are the gate's or the operator's to set.
 fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot, nominated: &[String]) {
     let names: Vec<_> = trailers.keys().cloned().collect();
     for name in names {
         let misplaced = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, SET_COOKIE].contains(&name);
-        let hop = nominated.iter().any(|option| option == name.as_str());
+        let hop = nominated.iter().any(|option| option == name.as_str() || *option == fold(name.as_str()));
         if misplaced || hop || snapshot.policy.managed.covers_trailer(name.as_str()) {
             trailers.remove(&name);
         }
@@ -219,7 +284,8 @@ pub struct ResponseBody {
     snapshot: Option<Arc<Snapshot>>,
     nominated: Vec<String>,
     record: Option<Record>,
-    open: Option<OpenRequest>,
+    open: Option<Arc<OpenRequest>>,
+    place: Option<Place>,
     ended: bool,
 }
 
@@ -244,13 +310,23 @@ impl ResponseBody {
     }
 
     fn new(source: Source, snapshot: Option<Arc<Snapshot>>, nominated: Vec<String>) -> Self {
-        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, ended: false }
+        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, place: None, ended: false }
+    }
+
+    /// Only the head of the answer was asked for.
+    pub fn leave_out(&mut self) {
+        self.source = Source::Own(Full::default());
     }
 
     /// The request is open until the body is gone, and its client is watched while it is sent.
-    pub fn hold(&mut self, open: OpenRequest, taking: Option<Arc<Taking>>) {
+    pub fn hold(&mut self, open: Arc<OpenRequest>, taking: Option<Arc<Taking>>) {
         self.open = Some(open);
         self.taking = taking;
+    }
+
+    /// The place of its request or stream is given back when the body is gone.
+    pub fn keep(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Ties the record to the body: it is written when the last byte went out, or when the client left.
@@ -270,6 +346,7 @@ impl Drop for ResponseBody {
             if self.taking.as_ref().is_some_and(|taking| taking.was_given_up()) {
                 record.outcome = Outcome::Failed;
                 record.detail = "took nothing for too long".into();
+                record.limited(Limit::BodyTime);
             }
         }
     }
@@ -292,10 +369,13 @@ impl Body for ResponseBody {
         }
         let Poll::Ready(mut frame) = frame else { return Poll::Pending };
         if let (Source::Stream(body), Some(record)) = (&this.source, &mut this.record)
-            && let Some(reason) = body.ended_by()
+            && let Some(ended) = body.ended_by()
         {
-            record.reason = Some(reason);
+            record.reason = Some(ended.reason);
             record.detail = "the stream was ended".into();
+            if ended.failed {
+                record.outcome = Outcome::Failed;
+            }
         }
         match &mut frame {
             None => this.ended = true,

@@ -60,6 +60,12 @@ pub struct Unanswered {
     pub retry_after: Option<Duration>,
 }
 
+impl From<(Failure, String)> for Unanswered {
+    fn from((failure, detail): (Failure, String)) -> Self {
+        Self { failure, detail, retry_after: None }
+    }
+}
+
 /// What became of a request on its way, for its record.
 #[derive(Debug, Default)]
 pub struct Tries {

@@ -200,7 +200,7 @@ async fn make(place: Place, bounds: Arc<Bounds>) {
             }
         },
         Err(error) => {
-            // Before its place is free: the next connection would be hoped for instead, again and again.
+            // Told before the place is free, or another connection would be made for who is told now.
             pool.fail_one(&error, &bounds);
             drop(place);
         }

@@ -15,7 +15,7 @@ mod upstream;
 pub use browser::{Browser, Page};
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
-pub use http2::{Http2, take_nothing_more};
+pub use http2::{Http2, Incoming, take_nothing_more};
 pub use http2_upstream::{answer_ok, http2_upstream, serve_http2};
 pub use mortal::Mortal;
 pub use signer::{Signer, handshake_of};
