@@ -74,7 +74,7 @@ impl KeptBody {
     pub fn replay(&self) -> Option<Replay> {
         let kept = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let parts = (kept.whole && !kept.too_large).then(|| kept.parts.iter().cloned().collect())?;
-        Some(Replay { parts, hint: self.hint.clone() })
+        Some(Replay { parts, hint: self.hint })
     }
 }
 
@@ -98,7 +98,7 @@ impl Replay {
     }
 
     pub(super) fn hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 
