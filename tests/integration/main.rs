@@ -40,4 +40,5 @@ mod tokens;
 mod tunnels;
 mod upstream_faults;
 mod upstream_http2;
+mod upstream_names;
 mod upstream_pools;
