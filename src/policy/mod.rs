@@ -75,7 +75,7 @@ pub use step_up::StepUp;
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 
-pub use upstream::{At, DnsBounds, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
+pub use upstream::{At, Dns, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
 
 pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, Protocol, RoleKind, Secret, Streams};
 

@@ -25,7 +25,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub struct Placed {
     pub endpoint: Arc<Endpoint>,
     /// By which it is told from the others: as the operator wrote it, with the address where a name has several.
-    pub name: String,
+    pub name: Arc<str>,
     pub weight: f64,
 }
 
@@ -71,7 +71,7 @@ impl From<(Failure, String)> for Unanswered {
 pub struct Tries {
     pub count: u32,
     /// The last one that was asked, where there are several.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Arc<str>>,
 }
 
 impl Balanced {
