@@ -54,6 +54,7 @@ mod tokens;
 mod tunnels;
 mod upstream_faults;
 mod upstream_http2;
+mod upstream_names;
 mod upstream_pools;
 mod websocket_http2;
 mod websocket_tokens;
