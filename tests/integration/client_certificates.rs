@@ -188,6 +188,9 @@ async fn a_token_that_is_bound_to_a_certificate_counts_with_that_one_alone() {
         assert_eq!(ask(&mut right, "/me", Some(&token)).await, is(200, ""));
         assert_eq!(ask(&mut nobody, "/me", Some(&token)).await, is(401, "token_certificate_wrong"));
     }
+    // RFC 9728 §2.
+    let metadata = nobody.send(get("/.well-known/oauth-protected-resource").body(()).unwrap()).await.json();
+    assert_eq!(metadata["tls_client_certificate_bound_access_tokens"], true);
     let challenged = nobody.send(get("/me").header("authorization", format!("Bearer {token}")).body(()).unwrap()).await;
     assert!(challenged.header("www-authenticate").unwrap().contains("error=\"invalid_token\""));
     for other_binding in [json!({ "jkt": agent.thumbprint() }), json!({ "x5t#S256": agent.thumbprint(), "jkt": "x" }), json!({})] {

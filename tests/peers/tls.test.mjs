@@ -243,6 +243,10 @@ test('sockets that systemd passes on are listened on, by name and by number', as
   const local = await run('curl', ['-q', '-sS', '--max-time', '10', '--unix-socket', socket, 'http://a/open']);
   assert.equal(JSON.parse(local.out).url, '/open');
 
+  // Two names for one socket are refused, and nothing changes.
+  write(['fd:web', 'fd:3']);
+  await until('the reload is refused', () => log.includes('it is the same socket as fd:web'));
+
   // A reload without one of them and with it again: the socket is systemd's, and stays.
   write(['fd:web']);
   await until('the reload is taken', () => log.includes('"changes":"listen changed"'));
