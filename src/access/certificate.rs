@@ -151,7 +151,7 @@ fn text_of(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
         return Some(text.to_owned());
     }
     let bytes = attribute.as_slice();
-    if attribute.attr_value().tag() != Tag::BmpString || bytes.len() % 2 != 0 {
+    if attribute.attr_value().tag() != Tag::BmpString || !bytes.len().is_multiple_of(2) {
         return None;
     }
     let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();

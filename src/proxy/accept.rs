@@ -69,6 +69,11 @@ impl Listeners {
     pub fn prepare(&self, policy: &Policy, inherited: &mut Inherited) -> Result<Prepared, String> {
         let tls = policy.tls.as_ref().map(|tls| Tls::renew(self.tls.load_full(), tls)).transpose()?;
         let mut bound = Vec::new();
+        for (i, listener) in policy.listeners.iter().enumerate() {
+            if let Some(other) = policy.listeners[..i].iter().find(|other| self.inherited.overlap(&listener.address, &other.address)) {
+                return Err(format!("listen {listener}: it is the same socket as {other}; keep one of the two"));
+            }
+        }
         for listener in policy.listeners.iter().filter(|listener| !self.open.contains_key(&listener.address)) {
             let sockets = match inherited.take(&listener.address) {
                 Some(sockets) => adopt(listener, sockets),

@@ -164,8 +164,14 @@ impl Activated {
         Self(sockets)
     }
 
+    /// Whether two names stand for one socket, which would then have two kinds of settings.
+    pub fn overlap(&self, one: &Listen, other: &Listen) -> bool {
+        let (Listen::Inherited(one), Listen::Inherited(other)) = (one, other) else { return false };
+        self.0.iter().any(|passed| passed.is(one) && passed.is(other))
+    }
+
     fn open(&self, wanted: &str) -> io::Result<Vec<Bound>> {
-        let found: Vec<&Passed> = self.0.iter().filter(|passed| passed.name == wanted || passed.number == wanted).collect();
+        let found: Vec<&Passed> = self.0.iter().filter(|passed| passed.is(wanted)).collect();
         if found.is_empty() {
             let known: Vec<String> = self.0.iter().map(|passed| format!("{} ({})", passed.name, passed.number)).collect();
             let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
@@ -185,6 +191,12 @@ impl Activated {
             }
         };
         found.into_iter().map(open).collect()
+    }
+}
+
+impl Passed {
+    fn is(&self, wanted: &str) -> bool {
+        self.name == wanted || self.number == wanted
     }
 }
 

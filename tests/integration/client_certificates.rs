@@ -157,7 +157,7 @@ async fn the_service_hears_of_the_certificate_from_the_gate_alone() {
     assert_eq!(with.one("x-client-print").unwrap().len(), 64);
     for name in ["x-client-subject", "x_client_subject", "x-client_uri", "x-client-print"] {
         assert_eq!(without.all(name), Vec::<&str>::new(), "{name}");
-        assert!(name.contains('_').then(|| with.all(name).is_empty()).unwrap_or(true), "{name}");
+        assert!(!name.contains('_') || with.all(name).is_empty(), "{name}");
     }
 }
 
@@ -188,6 +188,9 @@ async fn a_token_that_is_bound_to_a_certificate_counts_with_that_one_alone() {
         assert_eq!(ask(&mut right, "/me", Some(&token)).await, is(200, ""));
         assert_eq!(ask(&mut nobody, "/me", Some(&token)).await, is(401, "token_certificate_wrong"));
     }
+    // RFC 9728 §2.
+    let metadata = nobody.send(get("/.well-known/oauth-protected-resource").body(()).unwrap()).await.json();
+    assert_eq!(metadata["tls_client_certificate_bound_access_tokens"], true);
     let challenged = nobody.send(get("/me").header("authorization", format!("Bearer {token}")).body(()).unwrap()).await;
     assert!(challenged.header("www-authenticate").unwrap().contains("error=\"invalid_token\""));
     for other_binding in [json!({ "jkt": agent.thumbprint() }), json!({ "x5t#S256": agent.thumbprint(), "jkt": "x" }), json!({})] {
