@@ -144,8 +144,10 @@ impl Pool {
         let mut dead: Dead = Default::default();
         let lease = self.locked(|state| {
             if want == Want::Fresh {
-                // Those at hand are of the same age as the one that was closed.
-                dead.0 = std::mem::take(&mut state.idle);
+                // The oldest makes room, where there is none.
+                if self.open.load(Ordering::Acquire) >= bounds.limits.connections && !state.idle.is_empty() {
+                    dead.0.push(state.idle.remove(0));
+                }
                 return None;
             }
             state.take(now, &bounds.limits, &me, &mut dead)
@@ -165,8 +167,11 @@ impl Pool {
             let per_connection = state.per_connection(&bounds.limits);
             let hopeful = state.connecting * per_connection;
             let room = bounds.limits.connections.saturating_sub(self.open.load(Ordering::Acquire)) * per_connection;
-            let ahead = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count();
-            if ahead >= hopeful + room && ahead - hopeful - room >= bounds.limits.pending {
+            let most = hopeful.saturating_add(room).saturating_add(bounds.limits.pending);
+            if state.waiting.len() >= most {
+                state.waiting.retain(|waiter| !waiter.is_closed());
+            }
+            if state.waiting.len() >= most {
                 return false;
             }
             state.waiting.push_back(sender);
@@ -241,9 +246,7 @@ impl Pool {
         let bounds = self.bounds.load();
         loop {
             let found = self.locked(|state| {
-                while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                    state.waiting.pop_front();
-                }
+                state.forget_who_left();
                 if state.waiting.is_empty() {
                     return None;
                 }
@@ -267,6 +270,13 @@ impl Pool {
 }
 
 impl State {
+    /// The first that waits is one that still does.
+    pub fn forget_who_left(&mut self) {
+        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiting.pop_front();
+        }
+    }
+
     pub fn per_connection(&self, limits: &UpstreamBounds) -> usize {
         if self.http2 { limits.streams.max(1) } else { 1 }
     }
