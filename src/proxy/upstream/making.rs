@@ -49,7 +49,7 @@ impl Pool {
         self.connector.tls.as_ref().is_some_and(|(tls, _)| tls.usual.alpn_protocols.iter().any(|name| name == b"h2"))
     }
 
-    fn arc(&self) -> Result<Arc<Self>, NoConnection> {
+    pub(super) fn arc(&self) -> Result<Arc<Self>, NoConnection> {
         let gone = || NoConnection { failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
         self.me.upgrade().ok_or_else(gone)
     }
