@@ -60,6 +60,9 @@ pub struct Endpoint {
     in_flight: Arc<AtomicUsize>,
 }
 
+/// Connections that one request meets closed, at most.
+const TRIES_MAX: usize = 3;
+
 /// How long a request may take, and how its body comes along.
 pub struct Patience {
     pub progress: Arc<BodyProgress>,
@@ -141,7 +144,7 @@ impl Endpoint {
             return Err(Attempt::unsent(Failure::UpgradeUnavailable, String::new(), request));
         }
         let (mut request, mut want) = (request, Want::Any);
-        loop {
+        for again in (0..TRIES_MAX).rev() {
             let mut lease = match self.lease(want, tunnel, patience).await {
                 Ok(lease) => lease,
                 Err(none) => {
@@ -156,13 +159,14 @@ impl Endpoint {
                     let (idle, deadline) = (patience.idle, patience.deadline);
                     return Ok(framed_once(response)?.map(|body| UpstreamBody::new(body, lease, flight, idle, deadline)));
                 }
-                // One that is closed makes it likely that the others of its age are.
-                Err(Attempt { unsent: true, request: Some(again), .. }) if reused && want == Want::Any => {
-                    (request, want) = (*again, Want::Fresh);
+                // One that is closed makes it likely that others of its age are.
+                Err(Attempt { unsent: true, request: Some(back), .. }) if reused && again > 0 => {
+                    (request, want) = (*back, Want::Fresh);
                 }
                 Err(attempt) => return Err(attempt),
             }
         }
+        Err(Attempt::unsent(Failure::UpstreamBroken, "every connection was closed".to_owned(), request))
     }
 
     async fn lease(&self, want: Want, tunnel: bool, patience: &Patience) -> Result<Lease, NoConnection> {
@@ -321,6 +325,13 @@ fn framed_once(response: Response<Incoming>) -> Result<Response<Incoming>, Attem
             let detail = "an answer with two lengths, or a coding other than chunked";
             Err(Attempt::sent(Failure::UpstreamBroken, detail.to_owned()))
         }
+    }
+}
+
+impl Endpoint {
+    /// Keeps no connections any more. Who still comes is served.
+    pub fn close(&self) {
+        self.pool.close();
     }
 }
 
