@@ -9,6 +9,7 @@ mod failure;
 mod framing;
 mod gate;
 mod grpc;
+mod grpc_frames;
 mod handle;
 mod limit;
 mod opening;
