@@ -106,7 +106,7 @@ fn ask(gate: &Snapshot, request: &str, token: &str, now: i64) -> Result<Permit, 
 fn permit(verdict: Result<Verdict, Box<Refusal>>) -> Result<Permit, Denial> {
     match verdict {
         Ok(Verdict::Forward(permit)) => Ok(permit),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => panic!("metadata"),
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => panic!("metadata"),
         Err(refusal) => Err(refusal.denial),
     }
 }

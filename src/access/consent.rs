@@ -348,7 +348,9 @@ mod tests {
         let question = unasked_consent(&verdict).map(|(_, question)| question);
         match verdict {
             Ok(Verdict::Forward(permit)) => ("", question, permit.ask_soon().is_some()),
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => ("metadata", question, false),
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => {
+                ("metadata", question, false)
+            }
             Err(refusal) => (refusal.denial.row().code, question, false),
         }
     }

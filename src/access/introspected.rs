@@ -155,7 +155,7 @@ mod tests {
                 let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
                 Ok(permit.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect())
             }
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
             Err(refusal) => Err(refusal.denial.row().code),
         }
     }

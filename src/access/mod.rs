@@ -12,6 +12,7 @@ mod denial;
 mod introspected;
 mod json;
 mod jwt;
+mod preflight;
 mod remembered;
 mod revoked;
 mod snapshot;
@@ -56,6 +57,8 @@ pub enum Verdict {
     Forward(Permit),
     /// Answer with the protected-resource metadata of this service; whether it was asked for with a closing slash.
     Metadata { service: usize, slash: bool },
+    /// Tell a browser which pages may call this route.
+    Preflight { service: usize, route: usize },
     /// Take Logto's word, if it is Logto's.
     Webhook,
     /// Answer at one of the gate's own endpoints; the app that the path names, where it names one.
@@ -104,7 +107,7 @@ pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize
     let (denial, service, identity) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?, refusal.identity.as_ref()?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     question(denial, identity).map(|question| (service, question))
 }
@@ -141,7 +144,7 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     let (denial, service) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     // A route that takes no token from there has refused already.
     let token = || bearer::token(head, true).ok();
@@ -163,6 +166,9 @@ fn decide_on(
         Some(Some(index)) => index,
     };
     let service = &policy.services[index];
+    if let Some(verdict) = preflight::decide(service, index, &path, head) {
+        return verdict;
+    }
     let (target, parameters) = match service.tree.find(&path, head.method) {
         Found::Target(target, parameters) => (*target, parameters),
         Found::OtherMethods(leaf) => return Err(Refusal::early(Denial::MethodUnknown { allow: leaf.allow() }, Some(index))),

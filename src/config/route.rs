@@ -4,9 +4,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::audit::RouteAudit;
+use super::cors::Cors;
 use super::rate::RateLimit;
+use super::rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 use super::shapes::{Entries, OneOrMany, short_or_long};
-use super::units::Span;
+use super::units::{Size, Span};
 
 /// Who may use a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +36,9 @@ pub struct Route {
     pub streams: Streams,
     pub websocket_token: bool,
     pub rate_limit: Vec<RateLimit>,
+    pub body_bytes: Option<Size>,
     pub audit: Option<RouteAudit>,
+    pub rewriting: RouteRewrite,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -100,9 +104,24 @@ pub struct RouteKeys {
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
+    /// The longest body of a request, instead of that of the service.
+    #[serde(default)]
+    body_bytes: Option<Size>,
     /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
     #[serde(default)]
     audit: Option<RouteAudit>,
+    /// How path and host change on the way to the upstream, in place of what the service says; `{}` for not at all.
+    #[serde(default)]
+    rewrite: Option<Rewrite>,
+    /// Headers that are set, added or removed on the way to the upstream, in place of the service's.
+    #[serde(default)]
+    request_headers: Option<RequestHeaders>,
+    /// Headers that are set, added or removed on the way to the client, in place of the service's.
+    #[serde(default)]
+    response_headers: Option<ResponseHeaders>,
+    /// Which pages may call from a browser, in place of those of the service.
+    #[serde(default)]
+    cors: Option<Cors>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -203,7 +222,9 @@ impl Route {
             streams: Streams::End,
             websocket_token: false,
             rate_limit: Vec::new(),
+            body_bytes: None,
             audit: None,
+            rewriting: RouteRewrite::default(),
         })
     }
 
@@ -230,7 +251,14 @@ impl Route {
             streams: keys.streams.unwrap_or_default(),
             websocket_token: keys.websocket_token,
             rate_limit,
+            body_bytes: keys.body_bytes,
             audit: keys.audit,
+            rewriting: RouteRewrite {
+                rewrite: keys.rewrite,
+                request_headers: keys.request_headers,
+                response_headers: keys.response_headers,
+                cors: keys.cors,
+            },
         })
     }
 }
@@ -238,7 +266,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, rewrite, request_headers, response_headers, cors",
     Route::short,
     Route::long
 );

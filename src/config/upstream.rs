@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::balance::{Balance, CircuitBreaker, Ejection, HealthCheck, Retries};
 use super::shapes::{OneOrMany, short_or_long};
 use super::units::Span;
 
@@ -32,6 +33,18 @@ pub struct UpstreamKeys {
     pub timeouts: UpstreamTimeouts,
     /// How often names are resolved anew: when their TTL says so, within these bounds.
     pub dns: Dns,
+    /// How the endpoint of a request is chosen.
+    pub balance: Balance,
+    /// How long an endpoint that comes (back) takes to its full share. 0s: none.
+    pub slow_start: Span,
+    /// Ask endpoints how they are.
+    pub health_check: Option<HealthCheck>,
+    /// Leave endpoints alone for a while that fail.
+    pub ejection: Ejection,
+    /// When a request is tried again.
+    pub retries: Retries,
+    /// Answer at once, instead of sending, while most requests fail.
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +146,12 @@ impl Default for UpstreamKeys {
             streams: 100,
             timeouts: UpstreamTimeouts::default(),
             dns: Dns::default(),
+            balance: Balance::default(),
+            slow_start: Span::seconds(10),
+            health_check: None,
+            ejection: Ejection::default(),
+            retries: Retries::default(),
+            circuit_breaker: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::audit::Counters;
 use super::consent_metrics::ConsentMetrics;
+use super::limit_metrics::LimitMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use super::revocation_metrics::RevocationMetrics;
@@ -78,6 +79,7 @@ pub struct Metrics {
     refusals: IntCounterVec,
     token_checks: IntCounterVec,
     pub rates: RateMetrics,
+    pub limits: LimitMetrics,
     pub requests_in_flight: IntGauge,
     pub connections_open: IntGauge,
     pub connection_errors: IntCounterVec,
@@ -135,6 +137,7 @@ impl Metrics {
                 &["cache"],
             )?,
             rates: RateMetrics::new(&make)?,
+            limits: LimitMetrics::new(&make)?,
             requests_in_flight: make.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
             connections_open: make.gauge("connections_open", "Connections of clients.")?,
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,

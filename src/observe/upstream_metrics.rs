@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use super::balance_metrics::BalanceMetrics;
 use super::metrics::{Maker, forget};
 use crate::policy::Policy;
 
@@ -13,6 +14,7 @@ const RESULTS: [&str; 5] = ["ok", "refused", "timeout", "tls", "http"];
 
 #[derive(Debug, Clone)]
 pub struct UpstreamMetrics {
+    pub balance: BalanceMetrics,
     pub(super) open: IntGaugeVec,
     pub(super) idle: IntGaugeVec,
     pub(super) pending: IntGaugeVec,
@@ -43,6 +45,7 @@ impl UpstreamMetrics {
     pub(super) fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
         let labels = &["service", "endpoint"];
         Ok(Self {
+            balance: BalanceMetrics::new(make)?,
             open: make.gauges("upstream_connections", "Connections to upstreams that are open or being made.", labels)?,
             idle: make.gauges("upstream_connections_idle", "HTTP/1.1 connections to upstreams on which nothing is asked.", labels)?,
             pending: make.gauges("upstream_requests_pending", "Requests that wait for a connection.", labels)?,
@@ -92,7 +95,7 @@ impl UpstreamMetrics {
         for gauges in [&self.open, &self.idle, &self.pending] {
             forget(gauges, &is_gone);
         }
-        for counters in [&self.connects, &self.refused, &self.resolutions] {
+        for counters in [&self.connects, &self.refused, &self.resolutions].into_iter().chain(self.balance.counters()) {
             forget(counters, &is_gone);
         }
     }

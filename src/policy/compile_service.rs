@@ -78,6 +78,8 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         identity: identity.into(),
         forward_authorization: service.forward_authorization,
         rate_limits: service_limits(c, service, at("rate_limit")),
+        rewriting: Arc::default(),
+        cors: None,
         scopes: Vec::new(),
         own: false,
         prefix,
@@ -85,10 +87,11 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     if service.routes.0.is_empty() {
         c.absence(at("routes"), "", "no route, so that everything would be refused", "name at least one, as in GET /healthz: public");
     }
+    let body_bytes = service.body_bytes.unwrap_or(config.limits.body_bytes).0;
     for (text, written) in &service.routes.0 {
         let mut place = at("routes");
         place.push(text.clone());
-        route(c, config, &mut compiled, text, written, place);
+        route(c, config, &mut compiled, (text, written), body_bytes, place);
     }
     compiled.scopes = scopes(&compiled.routes);
     compiled
@@ -116,6 +119,8 @@ impl Service {
             identity: Arc::new([]),
             forward_authorization: false,
             rate_limits: Vec::new(),
+            rewriting: Arc::default(),
+            cors: None,
             scopes: Vec::new(),
             own: true,
         }
@@ -235,7 +240,14 @@ fn identity(c: &mut Compiler<'_>, service: &config::Service, at: &dyn Fn(&str) -
     identity
 }
 
-fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &str, written: &config::Route, at: Trail) {
+fn route(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    service: &mut Service,
+    (text, written): (&str, &config::Route),
+    body_bytes: u64,
+    at: Trail,
+) {
     let key = match RouteKey::parse(text) {
         Ok(key) => key,
         Err(message) => return c.fault_message(at, text, &message),
@@ -264,7 +276,21 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => {
             let (mode, streams, websocket_token, audit) = (written.mode, written.streams, written.websocket_token, written.audit);
-            service.routes.push(Route { key: name, requirement, timeout, mode, streams, websocket_token, rate_limits, audit });
+            let body_bytes = written.body_bytes.map_or(body_bytes, |size| size.0);
+            let (rewriting, cors) = (service.rewriting.clone(), None);
+            service.routes.push(Route {
+                key: name,
+                requirement,
+                timeout,
+                mode,
+                streams,
+                websocket_token,
+                rate_limits,
+                body_bytes,
+                audit,
+                rewriting,
+                cors,
+            });
         }
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);

@@ -8,6 +8,7 @@ use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 
 use super::compile::{Compiler, at_least};
+use super::compile_balance;
 use super::upstream::{At, DnsBounds, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
 use crate::config::{self, Config, Trail, UpstreamKeys};
 
@@ -53,6 +54,7 @@ pub fn compile(c: &mut Compiler<'_>, config: &Config, written: &config::Upstream
         bounds: bounds(c, keys, &below),
         timeouts: timeouts(c, config, keys, &below),
         dns: dns(c, keys, &below),
+        balancing: Arc::new(compile_balance::balancing(c, keys, at)),
     }
 }
 

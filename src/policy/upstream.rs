@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use super::Balancing;
 use crate::config::Protocol;
 
 /// Where a service's requests are sent.
@@ -22,6 +23,7 @@ pub struct Upstream {
     pub bounds: UpstreamBounds,
     pub timeouts: UpstreamTimeouts,
     pub dns: DnsBounds,
+    pub balancing: Arc<Balancing>,
 }
 
 /// One endpoint as the operator wrote it. A name may come to be several addresses.
@@ -104,6 +106,7 @@ impl Upstream {
             bounds: UpstreamBounds { connections: 0, pending: 0, warm: 0, streams: 0, idle: zero },
             timeouts: UpstreamTimeouts { connect: zero, response: zero, idle: zero, total: None },
             dns: DnsBounds { least: zero, longest: zero },
+            balancing: Arc::new(Balancing::none()),
         }
     }
 }

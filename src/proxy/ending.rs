@@ -152,6 +152,13 @@ pub struct StreamBody {
     last: Option<Frame<Bytes>>,
 }
 
+/// Whether an answer is a stream of events or of gRPC messages, which may go on for as long as its service likes.
+pub fn is_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("text/event-stream") || grpc::is_grpc(headers)
+}
+
 /// A body that streams, by its type, and every answer to a gRPC call; none else, which is not cut in the middle.
 pub fn stream_of(
     headers: &HeaderMap,

@@ -154,11 +154,11 @@ impl CallTime {
     }
 
     /// Waits for the head of the answer, and no longer than the call may take.
-    pub async fn bound<T>(&mut self, answer: impl Future<Output = Result<T, (Failure, String)>>) -> Result<T, (Failure, String)> {
+    pub async fn bound<T, E: From<(Failure, String)>>(&mut self, answer: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         tokio::select! {
             biased;
             answer = answer => answer,
-            overdue = std::future::poll_fn(|cx| self.poll(cx)) => Err((overdue.failure(), String::new())),
+            overdue = std::future::poll_fn(|cx| self.poll(cx)) => Err((overdue.failure(), String::new()).into()),
         }
     }
 }

@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_grpc_web_stream_ends_with_a_message_of_trailers_in_its_own_form() {
-        for (essence, text) in [("application/grpc-web", false), ("Application/grpc-web+proto", false), ("application/grpc-web-text+proto", true)] {
+        for (essence, text) in
+            [("application/grpc-web", false), ("Application/grpc-web+proto", false), ("application/grpc-web-text+proto", true)]
+        {
             let mut frames = WebFrames::of(essence).unwrap();
             let body: &[u8] = if text { b"AAAAAAJo" } else { b"\0\0\0\0\x02hi" };
             frames.pass(&body[..3]);

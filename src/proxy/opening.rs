@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::admission::Place;
 use super::body::ResponseBody;
 use super::connection::Berth;
 use super::ending::Watch;
@@ -26,21 +27,25 @@ pub struct Opening {
     /// Whether the gate may choose a subprotocol where the service chose none.
     marked: bool,
     berth: Option<Berth>,
+    /// Among the tunnels of the gate.
+    place: Place,
 }
 
 impl Opening {
     /// Of a request that asks for one.
-    pub fn of(request: &mut Request<Incoming>, screened: &Screened) -> Result<Option<Self>, Failure> {
+    pub fn of(gate: &Gate, request: &mut Request<Incoming>, screened: &Screened) -> Result<Option<Self>, (Failure, String)> {
         if !screened.websocket {
             return Ok(None);
         }
+        let full = || (Failure::Overloaded, "no place for a tunnel".to_owned());
+        let place = gate.admission.enter_tunnel(&gate.observer.metrics).ok_or_else(full)?;
         let key = match extended::is_websocket(request) {
-            true => Some(Key::new().ok_or(Failure::Panicked)?),
+            true => Some(Key::new().ok_or((Failure::Panicked, String::new()))?),
             false => None,
         };
         let marked = Offer::of(request.headers()).is_some_and(|offer| offer.marked);
         let berth = request.extensions_mut().remove::<Berth>();
-        Ok(Some(Self { client: hyper::upgrade::on(request), key, marked, berth }))
+        Ok(Some(Self { client: hyper::upgrade::on(request), key, marked, berth, place }))
     }
 
     /// Asks the service for it.
@@ -69,19 +74,19 @@ impl Opening {
             let detail = if websocket { "the answer belongs to another key" } else { "" };
             return Err((Failure::UpgradeInvalid, detail.to_owned()));
         }
-        let mut tunnel = Tunnel {
+        let upstream = hyper::upgrade::on(&mut response);
+        let (mut parts, body) = response.into_parts();
+        let tunnel = Tunnel {
             client: self.client,
-            upstream: hyper::upgrade::on(&mut response),
+            upstream,
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
             _held: peer.held.clone(),
+            _places: (body.into_place(), self.place),
             closing: gate.closing_tunnels.subscribe(),
-            place: None,
             berth: self.berth,
             watch,
         };
-        let (mut parts, body) = response.into_parts();
-        tunnel.place = body.into_place();
         rewrite::to_client(&mut parts.headers, &snapshot.policy, request_id);
         parts.headers.remove(CONTENT_LENGTH);
         if self.marked && !parts.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {

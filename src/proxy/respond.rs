@@ -4,7 +4,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
     ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use serde_json::json;
 
 use super::body::ResponseBody;
@@ -13,7 +13,7 @@ use super::grpc;
 use super::rewrite::X_REQUEST_ID;
 use crate::access::{Denial, Refusal};
 use crate::oauth;
-use crate::policy::Policy;
+use crate::policy::{Policy, Route};
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers, with the names of the limits beside it.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -72,8 +72,8 @@ pub fn failed(failure: Failure, asked: &Asked<'_>) -> Response<ResponseBody> {
     if row.close && asked.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if failure == Failure::UpstreamOverloaded {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = failure.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if failure == Failure::MethodRefused {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
@@ -104,6 +104,15 @@ pub fn last_hop(asked: &Asked<'_>) -> Response<ResponseBody> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     if let Ok(id) = HeaderValue::try_from(asked.request_id) {
         response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+/// What a browser asks before a page sends its request: which pages may, with which methods and headers.
+pub fn preflight(route: &Route, headers: &HeaderMap, asked: &Asked<'_>) -> Response<ResponseBody> {
+    let mut response = last_hop(asked);
+    if let Some(cors) = &route.cors {
+        cors.answer_preflight(headers, response.headers_mut());
     }
     response
 }

@@ -11,11 +11,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::accept::Held;
+use super::admission::Place;
 use super::connection::Berth;
 use super::ending::{CUT_AFTER, Reason, Watch};
 use super::gate::Phase;
 use super::stream::StreamFacts;
-use super::upstream::Place;
+use super::upstream;
 use super::websocket::{CLOSE_CODE, Frames, GOING_AWAY, close_frame};
 use crate::observe::Record;
 
@@ -30,8 +31,8 @@ pub struct Tunnel {
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
     pub _held: Arc<Held>,
-    /// Its place among the connections to the endpoint.
-    pub place: Option<Arc<Place>>,
+    /// Its places among the connections to the endpoint, and among the tunnels of the gate.
+    pub _places: (Option<Arc<upstream::Place>>, Place),
     /// Becomes true when the gate's drain deadline has passed.
     pub closing: watch::Receiver<bool>,
     /// The connection that it was opened on, and whether that is to end.

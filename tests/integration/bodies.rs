@@ -216,9 +216,25 @@ async fn a_refused_client_that_is_still_sending_reads_its_answer_and_is_not_rese
         assert!(client.is_closed().await, "{framing}");
         // A closed socket would answer the first of these with a reset, and the next would fail.
         for piece in 0..3 {
-            tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"5\r\nhello\r\n").await.unwrap_or_else(|error| panic!("{piece}: {error}"));
+            tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"5\r\nhello\r\n")
+                .await
+                .unwrap_or_else(|error| panic!("{piece}: {error}"));
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
     assert!(upstream.received().is_empty());
+}
+
+/// hyper's client leaves it out unless a header says that there is one.
+#[tokio::test]
+async fn the_body_of_a_get_without_a_length_is_not_lost() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    let mut client = Connection::open(gate.address()).await;
+
+    client.write(&gate.get("/public/search").bytes("Transfer-Encoding: chunked")).await;
+    client.write(b"5\r\nquery\r\n0\r\n\r\n").await;
+
+    assert_eq!(client.answer("GET").await.status, 200);
+    assert_eq!(upstream.only().text(), "5\r\nquery\r\n0\r\n\r\n");
 }

@@ -1,7 +1,6 @@
 //! One service's endpoints, and the choice among them.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,21 +11,20 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::answer::UpstreamBody;
+use super::balanced::{Balanced, Placed, Tries, Unanswered};
 use super::dns;
-use super::endpoint::{Address, Attempt, Endpoint, EndpointKey, Patience};
+use super::endpoint::{Address, Endpoint, EndpointKey, Patience};
 use super::pool::Bounds;
 use super::tls::ClientTls;
 use crate::clock;
-use crate::observe::UpstreamMetrics;
+use crate::observe::{ServiceStanding, UpstreamMetrics};
 use crate::policy::{At, EndpointAt, Service, Upstream};
 use crate::proxy::body::{BodyProgress, RequestBody};
-use crate::proxy::failure::Failure;
 
-/// An endpoint and its share of the requests.
+/// An endpoint of those that a name stands for.
 #[derive(Clone)]
 pub struct Member {
     pub endpoint: Arc<Endpoint>,
-    pub weight: u32,
 }
 
 pub struct Cluster {
@@ -39,7 +37,7 @@ pub struct Cluster {
     members: ArcSwap<Vec<Member>>,
     /// Endpoints whose names were never resolved yet.
     unresolved: watch::Sender<usize>,
-    turn: AtomicUsize,
+    balanced: Arc<Balanced>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -66,7 +64,12 @@ impl Cluster {
             parts: Mutex::new(vec![Vec::new(); settings.endpoints.len()]),
             members: ArcSwap::default(),
             unresolved: watch::Sender::new(names),
-            turn: AtomicUsize::new(0),
+            balanced: Balanced::new(
+                service.name.clone(),
+                settings.balancing.clone(),
+                before.map(|before| &*before.balanced),
+                metrics.balance.clone(),
+            ),
             tasks: Mutex::default(),
             settings,
         });
@@ -89,6 +92,7 @@ impl Cluster {
                 }
             }
         }
+        cluster.place();
         Ok(cluster)
     }
 
@@ -120,6 +124,7 @@ impl Cluster {
         if let Err(error) = self.replace(part, addresses, &known) {
             tracing::error!(target: "wicketgate::upstream", service = &*self.service, error, "an endpoint cannot be used");
         }
+        self.place();
         if first {
             self.unresolved.send_modify(|left| *left = left.saturating_sub(1));
         }
@@ -171,7 +176,7 @@ impl Cluster {
                 Endpoint::new(key, self.tls.as_ref(), others, bounds, metrics)?
             }
         };
-        Ok(Member { endpoint, weight: written.weight })
+        Ok(Member { endpoint })
     }
 
     fn set(&self, part: usize, members: Vec<Member>) {
@@ -180,32 +185,49 @@ impl Cluster {
         self.members.store(Arc::new(parts.concat()));
     }
 
-    /// Sends a request to one of the endpoints, and waits for the head of its answer.
+    /// Tells those who choose which endpoints there are. The weight of a name is that of its addresses together.
+    fn place(&self) {
+        let mut placed = Vec::new();
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (endpoint, members) in self.settings.endpoints.iter().zip(&*parts) {
+            for member in members {
+                let name = match (&endpoint.at, &member.endpoint.key.address) {
+                    (At::Name(..), Address::Tcp(address)) => format!("{} ({address})", endpoint.label),
+                    _ => endpoint.label.to_string(),
+                };
+                let weight = f64::from(endpoint.weight) / members.len() as f64;
+                placed.push(Arc::new(Placed { endpoint: member.endpoint.clone(), name, weight }));
+            }
+        }
+        self.balanced.adopt(placed);
+    }
+
+    /// Follows nothing any more: another has taken over. Requests that still come are served.
+    pub fn retire(&self) {
+        self.balanced.retire();
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+
+    pub fn standing(&self) -> ServiceStanding {
+        self.balanced.standing()
+    }
+
+    /// Sends a request to one of the endpoints, and waits for the head of its answer. `key` is the hash of what the endpoint
+    /// is chosen by.
     pub async fn send(
         &self,
         request: Request<RequestBody>,
-        progress: &Arc<BodyProgress>,
-        response: Duration,
-    ) -> Result<Response<UpstreamBody>, (Failure, String)> {
+        key: Option<u64>,
+        (progress, response): (&Arc<BodyProgress>, Duration),
+        tries: &mut Tries,
+    ) -> Result<Response<UpstreamBody>, Unanswered> {
         let timeouts = &self.settings.timeouts;
         let deadline = timeouts.total.map(|total| clock::instant_now() + total);
         let patience = Patience { progress: progress.clone(), response, idle: timeouts.idle, deadline };
         self.names_known(timeouts.connect).await;
-        let (mut request, mut tried) = (request, Vec::new());
-        loop {
-            let Some(endpoint) = self.choose(&tried) else {
-                return Err((Failure::UpstreamRefused, "its name stands for no address".to_owned()));
-            };
-            match endpoint.send(request, &patience).await {
-                Ok(answer) => return Ok(answer),
-                // Nothing was said to it: another may be there.
-                Err(Attempt { unreached: true, request: Some(again), .. }) if tried.len() + 1 < self.members.load().len() => {
-                    request = *again;
-                    tried.push(endpoint);
-                }
-                Err(attempt) => return Err((attempt.failure, attempt.detail)),
-            }
-        }
+        self.balanced.send(request, key, &patience, tries).await
     }
 
     /// Waits until every name was asked for once.
@@ -214,20 +236,5 @@ impl Cluster {
             return;
         }
         let _ = timeout(patience, self.unresolved.subscribe().wait_for(|left| *left == 0)).await;
-    }
-
-    /// The next in turn by weight, of those that were not tried.
-    fn choose(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        let members = self.members.load();
-        let untried = || members.iter().filter(|member| !tried.iter().any(|endpoint| Arc::ptr_eq(endpoint, &member.endpoint)));
-        let total: usize = untried().map(|member| member.weight as usize).sum();
-        let mut turn = self.turn.fetch_add(1, Ordering::Relaxed) % total.max(1);
-        for member in untried() {
-            match turn.checked_sub(member.weight as usize) {
-                Some(left) => turn = left,
-                None => return Some(member.endpoint.clone()),
-            }
-        }
-        None
     }
 }

@@ -38,6 +38,16 @@ pub struct EndpointKey {
     pub label: Arc<str>,
 }
 
+impl EndpointKey {
+    /// What a request of the gate's own is addressed to.
+    pub fn authority(&self) -> String {
+        match self.address {
+            Address::Tcp(_) => self.label.to_string(),
+            Address::Unix(_) => self.host.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
@@ -71,6 +81,8 @@ pub struct Attempt {
     pub unsent: bool,
     /// Whether a connection could not even be made.
     pub unreached: bool,
+    /// Whether the connection broke, or the stream was reset, before there was an answer.
+    pub reset: bool,
     /// The request as it was, where it can be had back.
     pub request: Option<Box<Request<RequestBody>>>,
 }
@@ -212,21 +224,31 @@ impl Endpoint {
 }
 
 impl Attempt {
-    fn unsent(failure: Failure, detail: String, request: Request<RequestBody>) -> Self {
-        Self { failure, detail, unsent: true, unreached: false, request: Some(Box::new(request)) }
+    pub(super) fn unsent(failure: Failure, detail: String, request: Request<RequestBody>) -> Self {
+        Self { failure, detail, unsent: true, unreached: false, reset: false, request: Some(Box::new(request)) }
     }
 
     fn sent(failure: Failure, detail: String) -> Self {
-        Self { failure, detail, unsent: false, unreached: false, request: None }
+        Self { failure, detail, unsent: false, unreached: false, reset: false, request: None }
     }
 
     /// Whose fault it is, and what the log says of it.
     fn of(error: Option<&hyper::Error>, patience: &Patience) -> Self {
         match patience.progress.failure() {
             Some(failure) => Self::sent(failure, String::new()),
-            None => Self::sent(Failure::UpstreamBroken, error.map(|error| chain(error)).unwrap_or_default()),
+            None => {
+                let detail = error.map(|error| chain(error)).unwrap_or_default();
+                Self { reset: error.is_some_and(broke), ..Self::sent(Failure::UpstreamBroken, detail) }
+            }
         }
     }
+}
+
+/// Whether a connection ended, and not what it carried was wrong.
+fn broke(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let broken = cause.is_some_and(|cause| cause.is::<std::io::Error>() || cause.is::<h2::Error>());
+    broken || error.is_incomplete_message() || error.is_closed() || error.is_canceled()
 }
 
 /// Waits for as long as something moves.

@@ -200,8 +200,9 @@ async fn make(place: Place, bounds: Arc<Bounds>) {
             }
         },
         Err(error) => {
-            drop(place);
+            // Told before the place is free, or another connection would be made for who is told now.
             pool.fail_one(&error, &bounds);
+            drop(place);
         }
     }
     // With fewer on the way there may be too few for those who wait.

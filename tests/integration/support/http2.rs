@@ -92,6 +92,11 @@ impl Exchange {
         soon("an answer", self.response).await.unwrap()
     }
 
+    /// The answer, or why there is none.
+    pub async fn outcome(self) -> Result<Response<RecvStream>, h2::Error> {
+        soon("an answer", self.response).await
+    }
+
     /// Waits for an error instead of an answer.
     pub async fn fails(&mut self) {
         let answer = soon("an error", &mut self.response).await;
