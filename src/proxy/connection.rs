@@ -158,17 +158,24 @@ async fn serve_http1(
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
             biased;
-            outcome = &mut connection => return outcome,
+            outcome = &mut connection => {
+                outcome?;
+                linger(connection.into_parts(), &facts).await;
+                return Ok(());
+            }
             () = draining(&mut phase) => {
                 // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
                 leaving.store(true, Ordering::Relaxed);
                 tokio::select! {
                     biased;
-                    outcome = &mut connection => return outcome,
-                    () = idle(&open, &begun, DRAIN_GRACE) => {}
+                    outcome = &mut connection => outcome?,
+                    () = idle(&open, &begun, DRAIN_GRACE) => {
+                        Pin::new(&mut connection).graceful_shutdown();
+                        (&mut connection).await?;
+                    }
                 }
-                Pin::new(&mut connection).graceful_shutdown();
-                return connection.await;
+                linger(connection.into_parts(), &facts).await;
+                return Ok(());
             }
             () = quiet(&open, &begun, &facts, rest_after) => {}
         }
@@ -199,6 +206,25 @@ async fn serve_http1(
             }
         }
     }
+}
+
+/// Reads a little of what a refused client still sends of its body, behind our half-close (RFC 9112 §9.6). Closing at once
+/// would reset the connection, and many a client that is still writing then loses the answer.
+async fn linger<S>(parts: Option<Parts<TokioIo<GuardedStream>, S>>, facts: &StreamFacts) {
+    const LEFT_BYTES_MAX: usize = 256 << 10;
+    const LEFT_TIME_MAX: Duration = Duration::from_secs(1);
+    let Some(Parts { io, .. }) = parts.filter(|_| facts.has_body_left()) else { return };
+    let (mut stream, _) = io.into_inner().into_parts();
+    let read = async {
+        let (mut part, mut left) = (vec![0; 8 << 10], LEFT_BYTES_MAX);
+        while left > 0 {
+            match stream.read(&mut part).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LEFT_TIME_MAX, read).await;
 }
 
 fn http1_builder(policy: &Policy) -> http1::Builder {

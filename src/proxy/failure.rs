@@ -141,7 +141,7 @@ impl Failure {
             Self::ProtocolUnknown => row(
                 S::NOT_IMPLEMENTED,
                 "protocol_unknown",
-                "Extended CONNECT to a protocol other than WebSocket",
+                "Extended CONNECT to what is no WebSocket",
                 "send :protocol websocket (RFC 8441), or an ordinary request",
             ),
             Self::ExpectationUnknown => row(

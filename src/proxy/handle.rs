@@ -75,6 +75,7 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>)
     let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
     record.peer = peer.address;
     let (version, grpc, asks_for_head) = (request.version(), is_grpc(request.headers()), request.method() == Method::HEAD);
+    let extended = extended::is_websocket(&request);
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
     let work = Box::pin(serve(gate.clone(), peer, request, record));
     let mut response = caught(work, &Asked { request_id: &id, version, grpc }).await;
@@ -82,6 +83,9 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>)
     // request into a connection that is just closing.
     if gate.health.is_draining() && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if extended && extended::misleads(&response) {
+        return respond::failed(Failure::ProtocolUnknown, &Asked { request_id: &id, version, grpc });
     }
     if asks_for_head && version == Version::HTTP_2 {
         without_body(&mut response);

@@ -127,6 +127,11 @@ impl StreamFacts {
         !self.restless.load(Ordering::Acquire) && self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_between_heads()
     }
 
+    /// Whether the client has yet to send something of a body.
+    pub fn has_body_left(&self) -> bool {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_inside_body()
+    }
+
     /// The parser in front of the stream is about to be put away: what it takes for the end is none.
     pub fn rests(&self) {
         self.resting.store(true, Ordering::Release);
