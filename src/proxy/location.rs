@@ -155,6 +155,8 @@ fn is_only_the_upstreams(rewriting: &Rewriting, hosts: &Hosts<'_>, domain: &str)
 mod tests {
     use super::*;
     use crate::policy::{At, HostRewrite, PathRewrite};
+    use proptest::prelude::*;
+    use url::Url;
 
     fn rewriting(strip: &str, add: &str, host: HostRewrite) -> Rewriting {
         let path = PathRewrite { strip: strip.to_owned(), add: add.to_owned() };
@@ -262,6 +264,27 @@ mod tests {
         ];
         for (strip, add, text, expected) in table {
             assert_eq!(led_back(&rewriting(strip, add, named.clone()), SET_COOKIE, text), expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever a service is made to write: what the gate makes of it leads a browser to the client's own host.
+        #[test]
+        fn what_is_rewritten_leads_to_the_clients_host_alone(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "http:", "https:", "HTTP:", "//", "/", "\\", "@", ":", ":3000", ":80", "?", "#", ".", "..", "\t", " ", ";", "%2f", "/app", "app",
+                "legacy.internal", "10.0.0.7", "10.0.0.8:4000", "api.example", "evil.example", "[::1]", "url=", "x",
+            ]), 0..9),
+            (strip, add) in prop::sample::select(vec![("/api", ""), ("", "/app"), ("/api", "/app"), ("", "")]),
+        ) {
+            let text = pieces.concat();
+            prop_assume!(HeaderValue::from_str(&text).is_ok());
+            let rewriting = rewriting(strip, add, HostRewrite::Named(Authority::from_static("legacy.internal")));
+            let found = led_back(&rewriting, LOCATION, &text);
+            if found != text {
+                let there = Url::parse("https://api.example/api/here").unwrap().join(&found).unwrap();
+                prop_assert_eq!(there.host_str(), Some("api.example"), "{} became {}", text, found);
+            }
         }
     }
 
