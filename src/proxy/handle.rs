@@ -208,7 +208,7 @@ async fn serve_admitted(
             record.reason = None;
             record.audit();
             tokio::spawn(tunnel.run(record));
-            fields.on_upstreams(response, &screened)
+            fields.on_tunnels(response)
         }
         Err(Unanswered { failure, detail, retry_after }) => {
             let mut response = finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record));

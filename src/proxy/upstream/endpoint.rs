@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -25,6 +25,7 @@ use crate::observe::EndpointMetrics;
 use crate::policy::{Protocol, UpstreamTls};
 use crate::proxy::body::{BodyProgress, RequestBody};
 use crate::proxy::failure::Failure;
+use crate::proxy::rewrite::HostOfEndpoint;
 
 /// What an endpoint is: two of one key are one, and keep their connections over a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +145,11 @@ impl Endpoint {
             return Err(Attempt::unsent(Failure::UpgradeUnavailable, String::new(), request));
         }
         let (mut request, mut want) = (request, Want::Any);
+        if request.extensions().get::<HostOfEndpoint>().is_some()
+            && let Ok(own) = HeaderValue::try_from(self.key.authority())
+        {
+            request.headers_mut().insert(HOST, own);
+        }
         for again in (0..TRIES_MAX).rev() {
             let mut lease = match self.lease(want, tunnel, patience).await {
                 Ok(lease) => lease,
