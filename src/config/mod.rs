@@ -4,41 +4,52 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod audit;
+mod balance;
 mod consent;
+mod cors;
 mod document;
 mod fault;
 mod introspection;
+mod issuer;
 mod limits;
 mod logto;
 mod rate;
 mod read;
 mod registration;
 mod revocation;
+mod rewrite;
 mod route;
 mod secret;
 mod shapes;
 mod tree;
 mod units;
+mod upgrade;
+mod upstream;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
+pub use balance::{Balance, BalanceKeys, CircuitBreaker, Ejection, HashKeys, HealthCheck, Retries, RetryOn};
 pub use consent::{Consent, ConsentCheck, OnError};
+pub use cors::Cors;
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
+pub use issuer::{Issuer, IssuerKeys};
 pub use limits::{Limits, Timeouts};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
 pub use revocation::Revocations;
+pub use rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 pub use route::{Access, Mode, Route, Streams};
 pub use secret::Secret;
-use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};
 pub use tree::Environment;
 pub use units::{Size, Span};
+pub use upgrade::Upgrade;
+pub use upstream::{Dns, Endpoint, EndpointKeys, Protocol, Upstream, UpstreamKeys, UpstreamTimeouts, UpstreamTls};
 
 /// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -83,6 +94,9 @@ pub struct Config {
     /// How the gate goes down.
     #[serde(default)]
     pub shutdown: Shutdown,
+    /// How a new process takes over from a running one, without losing a request. Off without this key.
+    #[serde(default)]
+    pub upgrade: Option<Upgrade>,
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,
@@ -99,51 +113,6 @@ pub struct Config {
     #[serde(default)]
     pub registration: Option<Registration>,
 }
-
-/// An issuer with everything that can be said of it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct IssuerKeys {
-    /// The issuer identifier, exactly as it stands in the `iss` claim.
-    pub url: String,
-    /// The metadata document, when it is not at a well-known place under `url`.
-    #[serde(default)]
-    pub discovery_url: Option<String>,
-    /// The JWK Set, when no metadata document should be asked for.
-    #[serde(default)]
-    pub jwks_uri: Option<String>,
-    /// A file with the JWK Set, when nothing should be asked over the network.
-    #[serde(default)]
-    pub jwks_file: Option<String>,
-    /// Signature algorithms that are accepted. All asymmetric ones by default.
-    #[serde(default)]
-    pub algorithms: Option<OneOrMany<String>>,
-    /// Values of the `typ` header that are accepted; `none` also admits tokens without one.
-    #[serde(default)]
-    pub token_types: Option<OneOrMany<String>>,
-    /// Allow `http` to hosts other than this one. Only for issuers inside a private network.
-    #[serde(default)]
-    pub allow_http: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issuer(pub IssuerKeys);
-
-short_or_long!(
-    Issuer,
-    IssuerKeys,
-    "an issuer URL, or a map with url, discovery_url, jwks_uri, jwks_file, algorithms, token_types, allow_http",
-    |text: &str| Ok::<_, String>(Issuer(IssuerKeys {
-        url: text.to_owned(),
-        discovery_url: None,
-        jwks_uri: None,
-        jwks_file: None,
-        algorithms: None,
-        token_types: None,
-        allow_http: false,
-    })),
-    |keys| Ok::<_, String>(Issuer(keys))
-);
 
 /// A service behind the gate.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -162,8 +131,8 @@ pub struct Service {
     /// Where clients reach this service, when that is not the resource's own address.
     #[serde(default)]
     pub public_url: Option<String>,
-    /// Where the service is: `http://host:port` or `https://host:port`.
-    pub upstream: String,
+    /// Where the service is: `http://host:port`, `https://host:port` or `unix:/path`, or a map with more about it.
+    pub upstream: Upstream,
     /// Issuers whose tokens this service accepts; all top-level ones by default.
     #[serde(default)]
     pub issuer: Option<OneOrMany<Issuer>>,
@@ -190,6 +159,18 @@ pub struct Service {
     /// How often callers may ask this service, whatever the route; a list for several limits.
     #[serde(default)]
     pub rate_limit: Option<OneOrMany<RateLimit>>,
+    /// How path and host change on the way to the upstream; they do not by default.
+    #[serde(default)]
+    pub rewrite: Option<Rewrite>,
+    /// Headers that are set, added or removed on the way to the upstream.
+    #[serde(default)]
+    pub request_headers: Option<RequestHeaders>,
+    /// Headers that are set, added or removed on the way to the client.
+    #[serde(default)]
+    pub response_headers: Option<ResponseHeaders>,
+    /// Which pages may call from a browser; without it the upstream answers for itself.
+    #[serde(default)]
+    pub cors: Option<Cors>,
     /// The longest body of a request to this service, instead of `limits.body_bytes`.
     #[serde(default)]
     pub body_bytes: Option<Size>,

@@ -10,9 +10,12 @@ use ipnet::IpNet;
 use super::compile_audit;
 use super::compile_issuer::{self, Issuers};
 use super::compile_limits;
+use super::compile_rewrite;
 use super::route_key::{Methods, RouteKey, Segment};
 use super::{Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, TlsFiles, Tree};
-use super::{Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_webhook};
+use super::{
+    Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_upgrade, compile_webhook,
+};
 use crate::config::{self, Config, Fault, Secret, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -88,6 +91,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     let registration = compile_registration::compile(c, config, &services, &issuers.list, logto.as_ref());
     let (hosts, other_hosts) = sites(c, config, &mut services, registration.as_deref());
     let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
+    compile_rewrite::compile(c, config, &mut services, &managed);
     let (listeners, admin) = addresses(c, config);
     let policy = Policy {
         hash,
@@ -108,6 +112,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         audit: compile_audit::compile(c, config),
         shutdown_delay: config.shutdown.delay.0,
         shutdown_deadline: config.shutdown.deadline.0,
+        upgrade: compile_upgrade::compile(c, config),
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
         logto,
         revocations: compile_webhook::revocations(c, &config.revocations),

@@ -5,11 +5,11 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
@@ -46,13 +46,21 @@ const REST_AFTER: Duration = Duration::from_millis(250);
 const HEADS_READ_MAX: usize = 2;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
-/// How long a new connection may stay silent once the gate drains.
+/// How long a connection on which nothing is asked stays open once the gate drains.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection that was accepted, and what it was accepted with.
 pub struct Accepted {
     pub stream: Stream,
     pub peer: Peer,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// What a tunnel takes along of the connection that it was opened on.
+#[derive(Clone)]
+pub struct Berth {
+    /// The connection is in use for as long as it has a tunnel: over HTTP/2 it would be taken for idle.
+    _open: Arc<OpenRequest>,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -146,19 +154,27 @@ async fn serve_http1(
     (mut peer, lifetime): (Peer, Option<Arc<Lifetime>>),
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
-    let rest_after = REST_AFTER.min(policy.timeouts.idle);
+    let (rest_after, told) = (REST_AFTER.min(policy.timeouts.idle), phase.clone());
     loop {
         let facts = Arc::new(StreamFacts::default());
         peer.facts = Some(facts.clone());
         let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), patience(gate, policy));
         let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-        let service = service_fn(|request| counted(gate, &peer, request, &open, &begun, lifetime.as_ref()));
+        let leaving = Arc::new(AtomicBool::new(false));
+        let service = service_fn(|request| saying_so(&leaving, counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref()))));
         let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
             biased;
             outcome = &mut connection => return outcome,
             () = draining(&mut phase) => {
+                // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
+                leaving.store(true, Ordering::Relaxed);
+                tokio::select! {
+                    biased;
+                    outcome = &mut connection => return outcome,
+                    () = idle(&open, &begun, DRAIN_GRACE) => {}
+                }
                 Pin::new(&mut connection).graceful_shutdown();
                 return connection.await;
             }
@@ -186,7 +202,7 @@ async fn serve_http1(
                     Ok(bytes) => prefix = bytes,
                     Err(_) => return Ok(()),
                 },
-                () = draining(&mut phase) => return Ok(()),
+                () = drained(&mut phase) => return Ok(()),
                 () = tokio::time::sleep(policy.timeouts.idle - rest_after) => return Ok(()),
             }
         }
@@ -222,11 +238,12 @@ async fn serve_http2(
         .initial_connection_window_size(WINDOW_BYTES)
         .initial_stream_window_size(WINDOW_BYTES / 4)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .enable_connect_protocol()
         .keep_alive_interval(policy.timeouts.idle)
         .keep_alive_timeout(policy.timeouts.header);
     let open = Arc::new(AtomicUsize::new(0));
-    let begun = Arc::new(AtomicUsize::new(0));
-    let service = service_fn(|request| counted(gate, &peer, request, &open, &begun, lifetime.as_ref()));
+    let (begun, told) = (Arc::new(AtomicUsize::new(0)), phase.clone());
+    let service = service_fn(|request| counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref())));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -276,15 +293,17 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
 fn counted(
     gate: &Arc<Gate>,
     peer: &Peer,
-    request: Request<Incoming>,
-    open: &Arc<AtomicUsize>,
-    begun: &AtomicUsize,
-    lifetime: Option<&Arc<Lifetime>>,
+    mut request: Request<Incoming>,
+    (open, begun): (&Arc<AtomicUsize>, &AtomicUsize),
+    (phase, lifetime): (&watch::Receiver<Phase>, Option<&Arc<Lifetime>>),
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
-    let (gate, peer, open) = (gate.clone(), peer.clone(), OpenRequest::new(open));
+    let (gate, peer, open) = (gate.clone(), peer.clone(), Arc::new(OpenRequest::new(open)));
     begun.fetch_add(1, Ordering::Relaxed);
     let last = lifetime.and_then(|lifetime| lifetime.carries(clock::instant_now())).filter(|_| request.version() < Version::HTTP_2);
     let facts = peer.facts.clone();
+    if request.headers().contains_key(UPGRADE) || *request.method() == Method::CONNECT {
+        request.extensions_mut().insert(Berth { _open: open.clone(), phase: phase.clone() });
+    }
     let simple = request.version() == Version::HTTP_11 && request.body().is_end_stream() && !says_close(request.headers());
     async move {
         let metrics = last.map(|limit| (gate.observer.clone(), limit));
@@ -297,6 +316,21 @@ fn counted(
             facts.never_rests();
         }
         response.body_mut().hold(open, Taking::of_this_stream());
+        Ok(response)
+    }
+}
+
+/// An answer that says that its connection closes, once it does.
+fn saying_so<A: Future<Output = Result<Response<ResponseBody>, Infallible>>>(
+    leaving: &Arc<AtomicBool>,
+    answer: A,
+) -> impl Future<Output = A::Output> + use<A> {
+    let leaving = leaving.clone();
+    async move {
+        let mut response = answer.await?;
+        if leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response)
     }
 }

@@ -17,6 +17,7 @@ pub enum Failure {
     LengthsConflict,
     TransferCodingUnknown,
     MethodRefused,
+    ProtocolUnknown,
     ExpectationUnknown,
     BodyTooLarge,
     BodyTooSlow,
@@ -27,7 +28,12 @@ pub enum Failure {
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
+    UpstreamOverloaded,
+    DeadlineExceeded,
+    CallIdle,
+    UpstreamCircuitOpen,
     UpgradeInvalid,
+    UpgradeUnavailable,
     WebhookUnsigned,
     WebhookStale,
     WebhookMalformed,
@@ -56,7 +62,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 29] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -64,6 +70,7 @@ impl Failure {
         Self::LengthsConflict,
         Self::TransferCodingUnknown,
         Self::MethodRefused,
+        Self::ProtocolUnknown,
         Self::ExpectationUnknown,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
@@ -74,7 +81,12 @@ impl Failure {
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
+        Self::UpstreamOverloaded,
+        Self::DeadlineExceeded,
+        Self::CallIdle,
+        Self::UpstreamCircuitOpen,
         Self::UpgradeInvalid,
+        Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
         Self::WebhookStale,
         Self::WebhookMalformed,
@@ -124,6 +136,12 @@ impl Failure {
                 "CONNECT, TRACE and made-up long methods are not served",
                 "use another method",
             ),
+            Self::ProtocolUnknown => row(
+                S::NOT_IMPLEMENTED,
+                "protocol_unknown",
+                "Extended CONNECT to a protocol other than WebSocket",
+                "send :protocol websocket (RFC 8441), or an ordinary request",
+            ),
             Self::ExpectationUnknown => row(
                 S::EXPECTATION_FAILED,
                 "expectation_unknown",
@@ -172,6 +190,36 @@ impl Failure {
                 "upstream_broken",
                 "The service broke off or answered with something that is no HTTP",
                 "try again later; the operator sees the reason in the log",
+            ),
+            Self::UpstreamOverloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_overloaded",
+                "The service has as many requests as it may",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpstreamCircuitOpen => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_circuit_open",
+                "Most requests to the service failed lately, so that none is sent for a moment",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpgradeUnavailable => row(
+                S::NOT_IMPLEMENTED,
+                "upgrade_unavailable",
+                "The service is spoken to over HTTP/2 alone, which opens no WebSocket here",
+                "ask the operator for upstream.protocol: auto",
+            ),
+            Self::DeadlineExceeded => row(
+                S::GATEWAY_TIMEOUT,
+                "deadline_exceeded",
+                "The call took longer than its own grpc-timeout",
+                "set a longer deadline in the client",
+            ),
+            Self::CallIdle => row(
+                S::GATEWAY_TIMEOUT,
+                "call_idle",
+                "Nothing moved on the call in either direction for too long",
+                "send something now and then, or ask the operator for a longer timeouts.tunnel_idle",
             ),
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")
@@ -223,7 +271,13 @@ impl Failure {
             | Self::UpstreamRefused
             | Self::UpstreamSlow
             | Self::UpstreamBroken
+            | Self::UpstreamOverloaded
+            | Self::UpstreamCircuitOpen
+            | Self::ProtocolUnknown
+            | Self::DeadlineExceeded
+            | Self::CallIdle
             | Self::UpgradeInvalid
+            | Self::UpgradeUnavailable
             | Self::WebhookUnsigned
             | Self::WebhookStale
             | Self::WebhookMalformed
@@ -234,7 +288,7 @@ impl Failure {
 
     /// Seconds after which it is worth to try again.
     pub fn retry_after(self) -> Option<u32> {
-        (self == Self::Overloaded).then_some(1)
+        matches!(self, Self::Overloaded | Self::UpstreamOverloaded).then_some(1)
     }
 }
 
