@@ -134,7 +134,7 @@ async fn serve_admitted(
     let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
-        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, &asked, record),
+        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
             return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
