@@ -107,7 +107,10 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
             return finish_failed(failure, detail.to_owned(), &asked, record);
         }
     };
-    let mut response = serve_admitted(&gate, peer, request, (screened, &asked), record).await;
+    // What was changed while it waited for its place counts for it.
+    let snapshot = gate.snapshot();
+    record.judge(&snapshot.policy);
+    let mut response = serve_admitted(&gate, (snapshot, peer), request, (screened, &asked), record).await;
     // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
     if is_stream(response.headers())
         && let Some(streams) = gate.admission.enter_tunnel(&gate.observer.metrics)
@@ -120,14 +123,11 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
 
 async fn serve_admitted(
     gate: &Arc<Gate>,
-    peer: Peer,
+    (snapshot, peer): (Arc<Snapshot>, Peer),
     request: Request<Incoming>,
     (screened, asked): (Screened, &Asked<'_>),
     mut record: Record,
 ) -> Response<ResponseBody> {
-    // What was changed while it waited for its place counts for it.
-    let snapshot = gate.snapshot();
-    record.judge(&snapshot.policy);
     let method = request.method().clone();
     let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened).await;
     gate.note_client(&verdict);
