@@ -48,7 +48,7 @@ pub struct Config {
     /// Where clients connect: `host:port` or `unix:/path`; a list for several.
     #[serde(default = "default_listen")]
     pub listen: OneOrMany<String>,
-    /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`, `/revocations`. Keep it off the public network.
+    /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`, `/revocations`, `/drain`. Keep it off the public network.
     #[serde(default = "default_admin")]
     pub admin: String,
     /// Whose tokens count: the issuer URL, or a map with more about it, or a list of either.

@@ -20,10 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::admin_revocations;
 use super::audit::AuditTrail;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
+use super::{admin_drain, admin_revocations};
 use crate::access::Snapshot;
 use crate::policy::Route;
 use crate::rate::Rates;
@@ -123,6 +123,9 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
     if request.uri().path().strip_prefix(admin_revocations::PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         return admin_revocations::answer(request, view).await;
     }
+    if request.uri().path() == admin_drain::PATH {
+        return admin_drain::answer(&request, view);
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
         response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
@@ -136,7 +139,7 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         "/status" => typed(StatusCode::OK, "application/json", status(view).to_string()),
-        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /revocations\n"),
+        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /revocations /drain\n"),
     }
 }
 

@@ -175,3 +175,35 @@ async fn the_deadline_ends_the_wait_for_what_hangs() {
     let took = begun.elapsed();
     assert!((0.5..5.0).contains(&took.as_secs_f64()), "{took:?}");
 }
+
+#[tokio::test]
+async fn the_operator_makes_the_gate_unready_and_ready_again_while_it_serves() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).settings("shutdown: { delay: 1h, deadline: 10s }").start().await;
+    let admin = gate.app.admin_address();
+    let drain = |method: &str| Ask::new(admin, method, "/drain");
+    let ready = async || Ask::new(admin, "GET", "/readyz").send().await;
+
+    assert_eq!(drain("POST").header("Origin: https://evil.example").send().await.status, 403);
+    assert_eq!(drain("GET").send().await.status, 405);
+    assert_eq!(ready().await.status, 200);
+    for _ in 0..2 {
+        let answer = drain("POST").send().await;
+        assert_eq!((answer.status, answer.json()["draining"].as_bool()), (200, Some(true)));
+        assert_eq!(ready().await.text(), "[-] not-draining: unready by word of the operator\nnot ready\n");
+        assert_eq!(gate.get("/public/page").send().await.status, 200);
+    }
+    assert_eq!(drain("DELETE").send().await.json()["draining"], false);
+    assert_eq!(ready().await.status, 200);
+
+    // Told again, it goes down all the same, and waits for as long as is left of the delay: an hour.
+    drain("POST").send().await;
+    let watching = async {
+        until("the gate goes down", || async { ready().await.text().contains("going down") }).await;
+        assert_eq!(drain("DELETE").send().await.json()["draining"], true);
+    };
+    tokio::select! {
+        () = gate.app.shutdown("test") => panic!("the delay is over"),
+        () = watching => {}
+    }
+}
