@@ -88,6 +88,33 @@ async fn what_is_in_flight_is_finished_and_what_is_idle_is_closed() {
     assert!(begun.elapsed().as_secs() < 9, "{:?}", begun.elapsed());
 }
 
+/// Closing a connection on which nothing is asked loses the request that is just on its way (RFC 9112 §9.6).
+#[tokio::test]
+async fn a_request_on_a_kept_connection_is_answered_for_a_moment_after_the_gate_began_to_drain() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).start().await;
+    let (address, request) = (gate.address(), gate.get("/public/page").bytes(""));
+    let mut resting = Connection::open(address).await;
+    resting.write(&request).await;
+    assert_eq!(resting.answer("GET").await.status, 200);
+    // A connection is put to rest after a quarter of a second.
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let mut kept = Connection::open(address).await;
+    kept.write(&request).await;
+    assert_eq!(kept.answer("GET").await.status, 200);
+
+    let asking = async {
+        refuses(address).await;
+        for connection in [&mut kept, &mut resting] {
+            connection.write(&request).await;
+            let answer = connection.answer("GET").await;
+            assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
+            assert!(connection.is_closed().await);
+        }
+    };
+    tokio::join!(gate.app.shutdown("test"), asking);
+}
+
 /// Connections with a request on each, of which the gate knows nothing yet: this thread runs it too, so that they wait
 /// in the kernel.
 fn waiting(address: SocketAddr, request: &[u8]) -> Vec<Connection> {
