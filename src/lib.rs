@@ -29,9 +29,13 @@ pub mod oauth;
 
 pub mod rate;
 
+pub mod balance;
+
 pub mod revocation;
 
 pub mod observe;
+
+pub mod asking;
 
 pub mod introspection;
 

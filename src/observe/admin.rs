@@ -1,4 +1,5 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`.
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`. It has a
+//! thread of its own, so that it answers while all others are busy with clients.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -18,12 +19,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::audit::AuditTrail;
+use super::balance_metrics::ServiceStanding;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
-use super::{admin_drain, admin_revocations};
+use super::{admin_drain, admin_revocations, admin_upstreams};
 use crate::access::Snapshot;
 use crate::policy::Route;
 use crate::rate::Rates;
@@ -47,6 +49,8 @@ pub trait AdminView: Send + Sync + 'static {
     fn rates(&self) -> &Rates;
     fn revocations(&self) -> &Revocations;
     fn audit(&self) -> &AuditTrail;
+    /// How the endpoints of the services stand.
+    fn standings(&self) -> Vec<ServiceStanding>;
     /// What instances share, if they share anything.
     fn shared(&self) -> Option<Arc<Shared>>;
 }
@@ -55,26 +59,36 @@ pub struct Admin {
     address: SocketAddr,
     /// A copy, for the process that comes after this one.
     socket: OwnedFd,
-    task: tokio::task::AbortHandle,
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// When this is dropped the listener goes, and the thread after its last connection.
+    _lives: oneshot::Sender<()>,
 }
 
 impl Admin {
     /// Listens at this address, or goes on with a socket that another process bound there.
     pub async fn start(address: SocketAddr, inherited: Option<OwnedFd>, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
         let listener = match inherited {
-            Some(socket) => TcpListener::from_std(std::net::TcpListener::from(socket))?,
-            None => TcpListener::bind(address).await?,
+            Some(socket) => std::net::TcpListener::from(socket),
+            None => TcpListener::bind(address).await?.into_std()?,
         };
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let socket = listener.as_fd().try_clone_to_owned()?;
-        let task = tokio::spawn(accept(listener, address, view)).abort_handle();
-        Ok(Self { address, socket, task })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (lives, ends) = oneshot::channel::<()>();
+        let serving = async move {
+            // It was made by another runtime, and must be known to this one.
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            tokio::select! {
+                () = accept(listener, address, view, room.clone()) => {}
+                _ = ends => {}
+            }
+            // Who has asked gets an answer.
+            let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, room.acquire_many(all)).await;
+        };
+        std::thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serving))?;
+        Ok(Self { address, socket, _lives: lives })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -87,8 +101,7 @@ impl Admin {
     }
 }
 
-async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminView>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminView>, room: Arc<Semaphore>) {
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
@@ -135,6 +148,7 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(view, request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"))),
         "/metrics" => {
+            view.metrics().upstreams.balance.take(&view.standings());
             let text = view.metrics().render(&view.snapshot(), view.rates(), view.shared().as_deref());
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
@@ -158,6 +172,7 @@ fn ready(view: &dyn AdminView, verbose: bool) -> Response<Full<Bytes>> {
     let mut checks = view.health().checks(&view.snapshot());
     checks.extend(view.shared().map(|shared| Check::shared_state(&shared)));
     checks.extend(view.shared().map(|shared| Check::revocations(&shared, view.revocations().revoked().len())));
+    checks.extend(admin_upstreams::checks(&view.standings()));
     let good = checks.iter().all(|check| check.good);
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::new();
@@ -178,12 +193,8 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
         .iter()
         .filter(|service| !service.own)
         .map(|service| {
-            let routes: Vec<_> = service
-                .routes
-                .iter()
-                .map(route_status)
-                .collect();
-            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.base.to_string(), "routes": routes })
+            let routes: Vec<_> = service.routes.iter().map(route_status).collect();
+            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.to_string(), "routes": routes })
         })
         .collect();
     let issuers: Vec<_> = policy
@@ -203,7 +214,7 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
     let shared = view.shared().map(|shared| json!({ "redis": shared.name(), "up": shared.is_up() }));
     json!({
         "shared_state": shared, "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
-        "services": services, "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
+        "services": services, "upstreams": admin_upstreams::shown(&view.standings()), "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
     })
 }
 

@@ -16,11 +16,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::addresses;
 use super::connection::{Accepted, handshake, serve};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
 use super::inherited::Inherited;
 use super::stream::Stream;
+use crate::observe::Limit;
 use crate::policy::{Listen, Policy};
 
 /// Connections that the kernel keeps for us before we accept them.
@@ -283,10 +285,16 @@ impl Accepting {
     async fn accept_all(&mut self, bound: &Bound) {
         let mut ending = self.phase.clone();
         loop {
-            let room = tokio::select! {
-                biased;
-                _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
-                room = self.room.clone().acquire_owned() => room,
+            let room = match self.room.clone().try_acquire_owned() {
+                Ok(room) => Ok(room),
+                Err(_) => {
+                    self.gate.observer.metrics.limits.count(Limit::Connections);
+                    tokio::select! {
+                        biased;
+                        _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
+                        room = self.room.clone().acquire_owned() => room,
+                    }
+                }
             };
             let Ok(room) = room else { return };
             let accepted = tokio::select! {
@@ -308,8 +316,14 @@ impl Accepting {
         let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
         let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
-            let held = Arc::new(Held { _room: room, _counted: counted });
-            let header_timeout = gate.snapshot().policy.timeouts.header;
+            let snapshot = gate.snapshot();
+            // Before the handshake, which costs more than anything that such a client may cause.
+            let Ok(address) = gate.addresses.enter(&snapshot.policy, peer.map(|peer| peer.ip())) else {
+                return gate.observer.metrics.limits.count(Limit::ConnectionsPerAddress);
+            };
+            let held = Arc::new(Held { _room: room, _counted: counted, _address: address });
+            let header_timeout = snapshot.policy.timeouts.header;
+            drop(snapshot);
             let (stream, over_tls) = match (stream, tls) {
                 (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
                 (Raw::Tcp(stream), tls) => {
@@ -333,6 +347,7 @@ impl Accepting {
 pub struct Held {
     _room: OwnedSemaphorePermit,
     _counted: Counted,
+    _address: Option<addresses::Counted>,
 }
 
 /// Keeps the gate from ending for as long as it lives.

@@ -6,12 +6,14 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use super::addresses::Addresses;
+use super::admission::Admission;
 use super::upstream::Upstreams;
 use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
-use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer};
+use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer, ServiceStanding};
 use crate::policy::Policy;
 use crate::rate::Rates;
 use crate::registration::Registrar;
@@ -39,6 +41,8 @@ pub struct Gate {
     pub revocations: Arc<Revocations>,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
+    pub admission: Admission,
+    pub addresses: Arc<Addresses>,
     pub registrar: Registrar,
     pub observer: Arc<Observer>,
     pub health: Health,
@@ -60,7 +64,8 @@ impl Gate {
         let revocations = Arc::new(Revocations::new(&policy));
         revocations.adopt(&policy, shared.as_ref());
         let rates = Rates::new(&policy, shared.clone());
-        let upstreams = Upstreams::new(&policy.timeouts)?;
+        let upstreams = Upstreams::of(&policy, &Upstreams::default(), &observer.metrics.upstreams)?;
+        let admission = Admission::new(&policy);
         let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
@@ -83,6 +88,8 @@ impl Gate {
             revocations,
             shared: ArcSwapOption::new(shared),
             rates,
+            admission,
+            addresses: Addresses::new(),
             registrar,
             observer,
             health: Health::default(),
@@ -103,10 +110,7 @@ impl Gate {
     /// Puts a new policy into force. Nothing changes when it cannot be.
     pub fn adopt(&self, policy: Policy) -> Result<(), String> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstreams = match self.upstreams.load().fits(&policy.timeouts) {
-            true => None,
-            false => Some(Upstreams::new(&policy.timeouts)?),
-        };
+        let upstreams = Upstreams::of(&policy, &self.upstreams.load(), &self.observer.metrics.upstreams)?;
         let askers = self.introspector.prepare(&policy)?;
         let office = self.registrar.prepare(&policy)?;
         let consents = self.consents.prepare(&policy)?;
@@ -130,9 +134,9 @@ impl Gate {
         let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
-        if let Some(upstreams) = upstreams {
-            self.upstreams.store(Arc::new(upstreams));
-        }
+        upstreams.take_over();
+        self.upstreams.store(Arc::new(upstreams));
+        self.admission.adopt(&snapshot.policy);
         self.rates.adopt(&snapshot.policy, shared.clone());
         self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);
@@ -187,7 +191,7 @@ impl Gate {
     pub fn note_client(&self, verdict: &Result<Verdict, Box<Refusal>>) {
         let identity = match verdict {
             Ok(Verdict::Forward(permit)) => permit.identity(),
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
             Err(refusal) => refusal.identity.as_ref(),
         };
         if let Some(client) = identity.and_then(|identity| identity.claims().client_id.as_deref()) {
@@ -208,6 +212,10 @@ impl Gate {
 }
 
 impl AdminView for Gate {
+    fn standings(&self) -> Vec<ServiceStanding> {
+        self.upstreams.load().standings()
+    }
+
     fn audit(&self) -> &AuditTrail {
         &self.observer.audit
     }

@@ -177,7 +177,8 @@ pub async fn command(arguments: &[&str], stdin: &str) -> Ended {
 
 /// The binary, without what this environment would tell it.
 fn wicketgate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wicketgate"));
+    let binary = std::env::var_os("WICKETGATE_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_wicketgate").into());
+    let mut command = Command::new(binary);
     command.env_remove("WICKETGATE_CONFIG").env_remove("WICKETGATE_TOKEN");
     command
 }
