@@ -464,8 +464,9 @@ async fn another_user_is_refused_even_where_the_mode_would_let_it_in() {
 /// Killed at whatever moment, also while it begins to serve, a new process changes nothing for those who ask anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_processes_killed_at_any_moment_leave_the_service_to_somebody() {
-    let (issuer, upstream, place) = (issuer().await, Upstream::friendly().await, Place::new());
-    let mut current = Process::run(&yaml(&issuer, &upstream, &place)).await.ready().await;
+    let (issuer, upstream, place, fixed) = (issuer().await, Upstream::friendly().await, Place::new(), reserve());
+    let settings = place.settings(&format!("listen: {}", fixed.address));
+    let mut current = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
     let request = current.get("/public/page").bytes("Connection: close");
     let address = current.address;
     for delay in (0..20).map(|step| std::time::Duration::from_millis(5 * step)) {
@@ -478,10 +479,17 @@ async fn new_processes_killed_at_any_moment_leave_the_service_to_somebody() {
         new.signal("KILL");
         new.ended().await;
         // It may have been handed over just then, and nobody is left: then another one starts, and all goes on.
-        until("it is known who serves", || async {
-            current.line("handed over to a new process").is_some() || once(address, &request).await == Went::Answered
-        })
-        .await;
+        let known = async {
+            loop {
+                let went = once(address, &request).await;
+                if went == Went::Answered || current.line("handed over to a new process").is_some() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, known).await.is_err() {
+            panic!("{delay:?}: {}\n{}", current.output(), new.output());
+        }
         if current.line("handed over to a new process").is_some() {
             current = current.another().serving().await.ready().await;
         }
