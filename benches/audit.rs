@@ -36,7 +36,14 @@ async fn identity(issuer: &Issuer) -> Identity {
     let token = issuer.token(TokenRequest { scope: Some("read:weather openid".to_owned()), ..TokenRequest::default() });
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).expect("a header"));
-    let head = Head { method: &Method::GET, host: "api.weather.example", path: "/forecast/oslo", query: None, headers: &headers };
+    let head = Head {
+        method: &Method::GET,
+        host: "api.weather.example",
+        path: "/forecast/oslo",
+        query: None,
+        headers: &headers,
+        websocket: false,
+    };
     match decide(&snapshot, &head, clock::unix_now()) {
         Ok(Verdict::Forward(permit)) => permit.identity().expect("an identity").clone(),
         other => unreachable!("{other:?}"),

@@ -51,6 +51,7 @@ pub enum Denial {
     SignInInsufficient { claim: &'static str },
     IdentityTooLong { header: String },
     RateLimited { limits: Vec<String>, wait_seconds: u64 },
+    OriginRefused,
 }
 
 /// What a refusal looks like from outside.
@@ -70,7 +71,7 @@ pub struct Row {
 }
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 39;
+pub const KINDS: usize = 40;
 
 const fn row(status: StatusCode, code: &'static str, title: &'static str, cure: &'static str) -> Row {
     Row { status, oauth_error: None, challenge: false, code, title, cure }
@@ -258,6 +259,12 @@ impl Denial {
                 "Too many requests",
                 "come back after the seconds in Retry-After; the RateLimit field says what is left before it comes to this",
             ),
+            Self::OriginRefused => row(
+                S::FORBIDDEN,
+                "origin_refused",
+                "Pages of this origin may not call this",
+                "ask the operator to name the page's origin under cors",
+            ),
         }
     }
 
@@ -318,7 +325,8 @@ impl Denial {
             | Self::ConsentWithdrawn
             | Self::ClientDeleted
             | Self::ConsentBusy
-            | Self::ClientRefused => "".into(),
+            | Self::ClientRefused
+            | Self::OriginRefused => "".into(),
         }
     }
 
@@ -365,6 +373,7 @@ impl Denial {
             Self::SignInInsufficient { claim: "" },
             Self::IdentityTooLong { header: found() },
             Self::RateLimited { limits: Vec::new(), wait_seconds: 1 },
+            Self::OriginRefused,
         ]
     }
 }

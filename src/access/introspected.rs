@@ -144,7 +144,7 @@ mod tests {
     fn decided(gate: &Snapshot, path: &str, said: Option<&Said>) -> Result<Vec<(String, String)>, &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a header"));
-        let head = Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers };
+        let head = Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, websocket: false };
         let verdict = match said {
             Some(said) => decide_with(gate, &head, said, NOW),
             None => decide(gate, &head, NOW),
@@ -155,7 +155,7 @@ mod tests {
                 let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
                 Ok(permit.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect())
             }
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
             Err(refusal) => Err(refusal.denial.row().code),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::addresses;
 use super::connection::{Accepted, handshake, serve};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
+use super::inherited::Inherited;
 use super::stream::Stream;
+use crate::observe::Limit;
 use crate::policy::{Listen, Policy};
 
 /// Connections that the kernel keeps for us before we accept them.
@@ -41,6 +45,8 @@ struct Listening {
     phase: watch::Sender<Phase>,
     /// Where it is bound: the port that was chosen, if it was to be chosen.
     address: Listen,
+    /// A copy, for the process that comes after this one. It would keep the socket open, and goes first.
+    socket: Option<OwnedFd>,
 }
 
 /// Listeners that are bound and do not accept yet.
@@ -66,14 +72,18 @@ impl Listeners {
         }
     }
 
-    /// Binds what a policy asks for and is not bound yet. Nothing changes for clients.
-    pub fn prepare(&self, policy: &Policy) -> Result<Prepared, String> {
+    /// Binds what a policy asks for and is neither bound yet nor inherited. Nothing changes for clients.
+    pub fn prepare(&self, policy: &Policy, inherited: &mut Inherited) -> Result<Prepared, String> {
         let tls = policy.tls.as_ref().map(super::tls::server_config).transpose()?;
         let mut bound = Vec::new();
         for listen in policy.listeners.iter().filter(|listen| !self.open.contains_key(listen)) {
+            let socket = match inherited.take(listen) {
+                Some(socket) => adopt(listen, socket),
+                None => bind(listen),
+            };
             bound.push((
                 listen.clone(),
-                bind(listen).map_err(|error| format!("listen {listen}: {error}; end what holds it, or choose another address"))?,
+                socket.map_err(|error| format!("listen {listen}: {error}; end what holds it, or choose another address"))?,
             ));
         }
         Ok(Prepared { bound, tls })
@@ -93,6 +103,7 @@ impl Listeners {
         for (listen, bound) in prepared.bound {
             let (phase, receiver) = watch::channel(Phase::Serving);
             let address = bound.address().unwrap_or_else(|| listen.clone());
+            let socket = bound.copy().ok();
             let accepting = Accepting {
                 gate: self.gate.clone(),
                 room: self.room.clone(),
@@ -101,7 +112,7 @@ impl Listeners {
                 phase: receiver,
             };
             tokio::spawn(accepting.run(bound));
-            self.open.insert(listen, Listening { phase, address });
+            self.open.insert(listen, Listening { phase, address, socket });
         }
     }
 
@@ -127,10 +138,31 @@ impl Listeners {
         self.open.values().map(|listening| listening.address.clone()).collect()
     }
 
+    /// What is open, as the policy names it.
+    pub fn names(&self) -> impl Iterator<Item = &Listen> {
+        self.open.keys()
+    }
+
+    /// Copies of the sockets, for the process that comes after this one.
+    pub fn sockets(&self) -> io::Result<Vec<(Listen, OwnedFd)>> {
+        let copy = |(listen, listening): (&Listen, &Listening)| {
+            let socket = listening.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            Ok((listen.clone(), socket.try_clone()?))
+        };
+        self.open.iter().map(copy).collect()
+    }
+
     /// Stops accepting and asks every connection to end.
     pub fn drain(&mut self) {
-        for listening in self.open.values() {
-            listening.phase.send_replace(Phase::Draining);
+        self.leave(&[]);
+    }
+
+    /// The same; these listeners are another process's now.
+    pub fn leave(&mut self, handed_over: &[Listen]) {
+        for (listen, listening) in &mut self.open {
+            listening.socket = None;
+            let phase = if handed_over.contains(listen) { Phase::HandedOver } else { Phase::Draining };
+            listening.phase.send_replace(phase);
         }
     }
 
@@ -148,6 +180,13 @@ impl Bound {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok().map(Listen::Tcp),
             Self::Unix(_) => None,
+        }
+    }
+
+    fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -190,6 +229,14 @@ enum Raw {
     Unix(UnixStream),
 }
 
+/// Goes on with a socket that another process bound. It is shared with that one, and does not block there either.
+fn adopt(listen: &Listen, socket: OwnedFd) -> io::Result<Bound> {
+    match listen {
+        Listen::Tcp(_) => TcpListener::from_std(std::net::TcpListener::from(socket)).map(Bound::Tcp),
+        Listen::Unix(_) => UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).map(Bound::Unix),
+    }
+}
+
 fn bind(listen: &Listen) -> io::Result<Bound> {
     match listen {
         Listen::Tcp(address) => {
@@ -225,6 +272,9 @@ struct Accepting {
 impl Accepting {
     async fn run(mut self, bound: Bound) {
         self.accept_all(&bound).await;
+        if *self.phase.borrow() == Phase::HandedOver {
+            return;
+        }
         for (stream, peer) in bound.close().unwrap_or_default() {
             let Ok(room) = self.room.clone().try_acquire_owned() else { return };
             self.start(stream, peer, room);
@@ -235,10 +285,16 @@ impl Accepting {
     async fn accept_all(&mut self, bound: &Bound) {
         let mut ending = self.phase.clone();
         loop {
-            let room = tokio::select! {
-                biased;
-                _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
-                room = self.room.clone().acquire_owned() => room,
+            let room = match self.room.clone().try_acquire_owned() {
+                Ok(room) => Ok(room),
+                Err(_) => {
+                    self.gate.observer.metrics.limits.count(Limit::Connections);
+                    tokio::select! {
+                        biased;
+                        _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
+                        room = self.room.clone().acquire_owned() => room,
+                    }
+                }
             };
             let Ok(room) = room else { return };
             let accepted = tokio::select! {
@@ -260,8 +316,14 @@ impl Accepting {
         let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
         let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
-            let held = Arc::new(Held { _room: room, _counted: counted });
-            let header_timeout = gate.snapshot().policy.timeouts.header;
+            let snapshot = gate.snapshot();
+            // Before the handshake, which costs more than anything that such a client may cause.
+            let Ok(address) = gate.addresses.enter(&snapshot.policy, peer.map(|peer| peer.ip())) else {
+                return gate.observer.metrics.limits.count(Limit::ConnectionsPerAddress);
+            };
+            let held = Arc::new(Held { _room: room, _counted: counted, _address: address });
+            let header_timeout = snapshot.policy.timeouts.header;
+            drop(snapshot);
             let (stream, over_tls) = match (stream, tls) {
                 (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
                 (Raw::Tcp(stream), tls) => {
@@ -285,6 +347,7 @@ impl Accepting {
 pub struct Held {
     _room: OwnedSemaphorePermit,
     _counted: Counted,
+    _address: Option<addresses::Counted>,
 }
 
 /// Keeps the gate from ending for as long as it lives.
