@@ -42,6 +42,7 @@ async fn identity(issuer: &Issuer) -> Identity {
         path: "/forecast/oslo",
         query: None,
         headers: &headers,
+        websocket: false,
         certificate: None,
     };
     match decide(&snapshot, &head, clock::unix_now()) {

@@ -1,5 +1,7 @@
 //! Assembly: the one file that knows all parts. It starts them, puts a changed configuration into force, and ends them.
 
+mod succession;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +13,15 @@ use tokio::time::{sleep, timeout};
 use crate::access::Snapshot;
 use crate::clock;
 use crate::config::ConfigErrors;
+use crate::handover::Door;
 use crate::keys::KeyStore;
 use crate::observe::{Admin, LogHandle, Metrics, Observer, ReloadAudit};
 use crate::policy::{Listen, Policy, changes};
-use crate::proxy::{Gate, Listeners};
+use crate::proxy::{Gate, Inherited, Listeners};
 use crate::reload::{Loaded, Reading, Source};
 use crate::shutdown::{Signals, Wish};
+use crate::systemd;
+use succession::Succession;
 
 /// How long a changed content must look the same before it is taken, at least; a reload interval if that is longer.
 const SETTLE_MIN: Duration = Duration::from_millis(150);
@@ -39,8 +44,12 @@ pub enum StartError {
 pub struct App {
     gate: Arc<Gate>,
     listeners: Listeners,
-    admin: Admin,
+    /// `None` once another process has it.
+    admin: Option<Admin>,
     admin_wanted: SocketAddr,
+    admin_address: SocketAddr,
+    /// Where the next process finds this one.
+    door: Option<Door>,
     source: Source,
     files: Vec<PathBuf>,
     seen: [u8; 32],
@@ -66,18 +75,36 @@ impl App {
             tracing::warn!(target: "wicketgate::policy", warning, "allowed, but know it");
         }
         let (connections, admin_wanted) = (policy.limits.connections, policy.admin);
+        let mut succession = Succession::find(&policy).await?;
         let gate = Gate::new(policy, KeyStore::default(), Arc::new(Observer::new(metrics))).map_err(StartError::Unavailable)?;
         let mut listeners = Listeners::new(gate.clone(), connections);
-        let admin = Admin::start(admin_wanted, gate.clone()).await;
-        let admin = admin.map_err(|error| StartError::Unavailable(format!("admin {admin_wanted}: {error}")))?;
         let snapshot = gate.snapshot();
-        let prepared = listeners.prepare(&snapshot.policy).map_err(StartError::Unavailable)?;
+        let (mut inherited, admin_socket) = succession.inherit(&gate, &snapshot.policy);
+        let start_admin = async |socket| {
+            let admin = Admin::start(admin_wanted, socket, gate.clone()).await;
+            admin.map_err(|error| StartError::Unavailable(format!("admin {admin_wanted}: {error}")))
+        };
+        // What may fail comes first; what is inherited is left alone until the other process lets it go.
+        let own_admin = if admin_socket.is_none() { Some(start_admin(None).await?) } else { None };
+        let prepared = listeners.prepare(&snapshot.policy, &mut inherited).map_err(StartError::Unavailable)?;
+        let mut door = succession.door(&snapshot.policy)?;
+        succession.go(&gate).await?;
         listeners.apply(&snapshot.policy, prepared);
         gate.health.set_listening();
+        let admin = match own_admin {
+            Some(admin) => admin,
+            None => start_admin(admin_socket).await?,
+        };
+        succession.finish(&gate).await?;
+        if let Some(door) = &mut door {
+            door.own();
+        }
         gate.observer.metrics.last_reload_successful.set(1);
         gate.observer.metrics.last_reload_seconds.set(clock::unix_now() as f64);
         let keys_task = tokio::spawn(gate.clone().follow_keys()).abort_handle();
-        let app = Self { gate, listeners, admin, admin_wanted, source, files, seen, log, keys_task };
+        let admin_address = admin.address();
+        let admin = Some(admin);
+        let app = Self { gate, listeners, admin, admin_wanted, admin_address, door, source, files, seen, log, keys_task };
         let record = ReloadAudit { cause: "start", decision: "taken", config_hash: &snapshot.policy.hash, changes: None };
         app.gate.observer.audit.write(&record, clock::wall_now());
         let listening: Vec<String> = app.addresses().iter().map(Listen::to_string).collect();
@@ -91,7 +118,7 @@ impl App {
     }
 
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.address()
+        self.admin_address
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -100,21 +127,31 @@ impl App {
 
     /// Serves until a signal asks for the end; reloads on SIGHUP and when the content of the configuration changes.
     pub async fn run(mut self, mut signals: Signals) {
+        systemd::ready();
+        tokio::spawn(systemd::keep_alive());
         loop {
             let interval = self.gate.snapshot().policy.reload_interval;
             tokio::select! {
                 wish = signals.next() => match wish {
                     Wish::Reload => self.reload("SIGHUP").await,
-                    Wish::Shutdown(signal) => {
-                        tokio::select! {
-                            () = self.shutdown(signal) => {}
-                            () = second(&mut signals) => tracing::warn!(target: "wicketgate::app", "asked twice: going down at once"),
-                        }
+                    Wish::Upgrade => self.start_anew(),
+                    Wish::Shutdown(signal) => return self.end(signal, &mut signals).await,
+                },
+                link = Self::knock(self.door.as_ref()) => {
+                    if self.succeed(link, &mut signals).await {
                         return;
                     }
-                },
+                }
                 () = sleep(interval) => self.reload_if_changed().await,
             }
+        }
+    }
+
+    /// Goes down, at once if it is asked for a second time.
+    async fn end(&mut self, signal: &'static str, signals: &mut Signals) {
+        tokio::select! {
+            () = self.shutdown(signal) => {}
+            () = asked(signals, 1) => tracing::warn!(target: "wicketgate::app", "asked twice: going down at once"),
         }
     }
 
@@ -132,6 +169,7 @@ impl App {
 
     /// Reads the configuration and puts it into force, or keeps the old one and says why.
     pub async fn reload(&mut self, cause: &str) {
+        systemd::reloading();
         // Also when the configuration is refused: logrotate asks so, too.
         self.gate.observer.audit.reopen();
         let Reading { result, files, seen } = self.source.read();
@@ -156,6 +194,7 @@ impl App {
             }
         }
         self.gate.health.note_reload(result);
+        systemd::ready();
     }
 
     /// Records a reload, also the one that ends the records.
@@ -179,10 +218,16 @@ impl App {
 
     /// Puts a policy into force, or says why it cannot be and changes nothing.
     async fn take(&mut self, policy: Policy) -> Result<String, String> {
-        let prepared = self.listeners.prepare(&policy)?;
+        let prepared = self.listeners.prepare(&policy, &mut Inherited::default())?;
+        let door = match policy.upgrade.as_ref().filter(|upgrade| self.door.as_ref().is_none_or(|door| door.path() != upgrade.socket)) {
+            Some(upgrade) => Some(Door::bind(&upgrade.socket)?),
+            None => None,
+        };
         let admin = match policy.admin == self.admin_wanted {
             true => None,
-            false => Some(Admin::start(policy.admin, self.gate.clone()).await.map_err(|error| format!("admin {}: {error}", policy.admin))?),
+            false => Some(
+                Admin::start(policy.admin, None, self.gate.clone()).await.map_err(|error| format!("admin {}: {error}", policy.admin))?,
+            ),
         };
         let old = self.gate.snapshot().policy.clone();
         let summary = changes(&old, &policy);
@@ -194,8 +239,15 @@ impl App {
         // From here on nothing can fail.
         self.listeners.apply(&self.gate.snapshot().policy, prepared);
         if let Some(admin) = admin {
-            self.admin = admin;
+            self.admin_address = admin.address();
+            self.admin = Some(admin);
             self.admin_wanted = admin_wanted;
+        }
+        if let Some(mut door) = door {
+            door.own();
+            self.door = Some(door);
+        } else if self.gate.snapshot().policy.upgrade.is_none() {
+            self.door = None;
         }
         if let Some(log) = &self.log {
             log.set_level(level);
@@ -208,9 +260,16 @@ impl App {
     pub async fn shutdown(&mut self, cause: &str) {
         let policy = self.gate.snapshot().policy.clone();
         self.gate.health.set_draining();
+        systemd::stopping();
         tracing::info!(target: "wicketgate::app", cause, delay = ?policy.shutdown_delay, deadline = ?policy.shutdown_deadline, "going down");
         sleep(policy.shutdown_delay).await;
         self.listeners.drain();
+        self.wait_for_the_last().await;
+    }
+
+    /// Waits until all connections are closed or the deadline has passed.
+    async fn wait_for_the_last(&self) {
+        let policy = self.gate.snapshot().policy.clone();
         let begun = clock::instant_now();
         let closed = self.listeners.all_closed();
         let in_time = timeout(policy.shutdown_deadline, closed).await.is_ok();
@@ -221,6 +280,9 @@ impl App {
     }
 }
 
-async fn second(signals: &mut Signals) {
-    while signals.next().await == Wish::Reload {}
+/// Returns when the end was asked for so many times.
+async fn asked(signals: &mut Signals, times: usize) {
+    for _ in 0..times {
+        while !matches!(signals.next().await, Wish::Shutdown(_)) {}
+    }
 }

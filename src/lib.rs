@@ -29,9 +29,13 @@ pub mod oauth;
 
 pub mod rate;
 
+pub mod balance;
+
 pub mod revocation;
 
 pub mod observe;
+
+pub mod asking;
 
 pub mod introspection;
 
@@ -44,6 +48,10 @@ pub mod proxy;
 pub mod reload;
 
 pub mod shutdown;
+
+pub mod systemd;
+
+pub mod handover;
 
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -138,6 +138,10 @@ fn unusable(policy: &Policy) -> Vec<Fault> {
         let trail = vec!["state".to_owned()];
         faults.push(Fault::new(trail, reason, "write it as in redis://:password@redis.internal:6379/0, and name authorities as PEM"));
     }
+    for (i, reason) in proxy::check_upstreams(policy) {
+        let trail = ["services", &i.to_string(), "upstream", "tls"].map(str::to_owned).to_vec();
+        faults.push(Fault::new(trail, reason, "name PEM files: authorities, a chain, and the private key that belongs to it"));
+    }
     if let Err(reason) = proxy::check_tls(policy) {
         faults.push(Fault::new(vec!["tls".to_owned()], reason, "name a PEM chain and the private key that belongs to it"));
     }

@@ -7,13 +7,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub enum Wish {
     Reload,
     Shutdown(&'static str),
+    /// Start the program anew, for it to take over.
+    Upgrade,
 }
 
-/// SIGHUP, SIGTERM and SIGINT, from the moment that this was made.
+/// SIGHUP, SIGTERM, SIGINT and SIGUSR2, from the moment that this was made.
 pub struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -22,6 +25,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -31,6 +35,7 @@ impl Signals {
             _ = self.hangup.recv() => Wish::Reload,
             _ = self.terminate.recv() => Wish::Shutdown("SIGTERM"),
             _ = self.interrupt.recv() => Wish::Shutdown("SIGINT"),
+            _ = self.upgrade.recv() => Wish::Upgrade,
         }
     }
 }

@@ -202,3 +202,14 @@ fn a_bad_configuration_is_not_started_again() {
     assert_eq!(unit_values("ExecReload"), ["/bin/kill -HUP $MAINPID"]);
     assert_eq!(unit_values("ExecStart"), ["/usr/local/bin/wicketgate run"]);
 }
+
+/// After an upgrade another process is the main one: systemd must hear of it, and must not take the end of the first for
+/// the end of the service.
+#[test]
+fn the_unit_lets_a_new_process_take_over() {
+    assert_eq!(unit_values("Type"), ["notify"]);
+    assert!(unit_values("NotifyAccess").is_empty(), "the main process alone may say who is the main one");
+    assert_eq!(unit_values("RuntimeDirectory"), ["wicketgate"]);
+    assert!(UNIT.contains("upgrade: { socket: /run/wicketgate/upgrade.sock }"));
+    assert!(unit_seconds("WatchdogSec") >= Duration::from_secs(30));
+}

@@ -69,7 +69,7 @@ fn a_module_uses_only_what_stands_above_it() {
 #[test]
 fn the_deciding_half_has_no_socket_no_file_and_no_clock() {
     let mut broken = Vec::new();
-    for source in sources().iter().filter(|source| ["config", "policy", "access", "oauth"].contains(&source.module.as_str())) {
+    for source in sources().iter().filter(|source| ["config", "policy", "access", "oauth", "balance"].contains(&source.module.as_str())) {
         for forbidden in [
             "async ",
             "tokio",
@@ -202,6 +202,46 @@ fn the_architecture_names_every_module() {
             "{module}"
         );
     }
+}
+
+/// The default of a key, as the example shows it; that of a service or a route follows from another key.
+fn shown_default(key: &str) -> Option<String> {
+    let example = fs::read_to_string(root().join("config.example.yaml")).unwrap();
+    let (section, name) = key.split_once('.').filter(|(section, _)| *section != "services")?;
+    let mut lines = example.lines().skip_while(|line| *line != format!("{section}:"));
+    let line = lines.find_map(|line| line.strip_prefix(&format!("  {name}:")).map(str::to_owned));
+    Some(line.unwrap_or_else(|| panic!("{key} is not in the example")).split('#').next().unwrap_or_default().trim().to_owned())
+}
+
+/// So is the table of limits, with the defaults of the example.
+#[test]
+fn the_table_of_limits_is_that_of_the_code() {
+    let mut table = String::from("| limit | default | what a client sees beyond it | `limit` |\n|---|---|---|---|\n");
+    for limit in wicketgate::observe::Limit::ALL {
+        let row = limit.row();
+        let join = |parts: Vec<String>| parts.iter().map(|part| format!("`{part}`")).collect::<Vec<_>>().join(", ");
+        let keys = match row.keys {
+            [] => "follows from the others".to_owned(),
+            keys => join(keys.iter().map(|key| (*key).to_owned()).collect()),
+        };
+        let defaults = join(row.keys.iter().filter_map(|key| shown_default(key)).collect());
+        table.push_str(&format!("| {keys} | {defaults} | {} | `{}` |\n", row.seen, row.label));
+    }
+    let path = root().join("docs/limits.md");
+    let (start, end) = ("<!-- limits: begin -->\n", "<!-- limits: end -->");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(start).unwrap();
+    let (found, after) = rest.split_once(end).unwrap();
+    if std::env::var_os("WRITE_TABLE").is_some() {
+        fs::write(&path, format!("{before}{start}{table}{end}{after}")).unwrap();
+    }
+    assert_eq!(found, table, "docs/limits.md is old: WRITE_TABLE=1 cargo test --test tidy");
+    let variants = variants("observe/limit_metrics.rs", "Limit");
+    assert_eq!(variants, wicketgate::observe::Limit::ALL.map(|limit| format!("{limit:?}")));
+    let mut labels = wicketgate::observe::Limit::ALL.map(|limit| limit.row().label).to_vec();
+    labels.sort_unstable();
+    labels.dedup();
+    assert_eq!(labels.len(), variants.len(), "two limits are counted as one");
 }
 
 /// The table of outcomes is made from the rows, so that it cannot lie.

@@ -55,6 +55,7 @@ pub enum Denial {
     CertificateRefused { subject: String },
     CertificateTooLong { header: String },
     RateLimited { limits: Vec<String>, wait_seconds: u64 },
+    OriginRefused,
 }
 
 /// What a refusal looks like from outside.
@@ -282,6 +283,12 @@ impl Denial {
                 "Too many requests",
                 "come back after the seconds in Retry-After; the RateLimit field says what is left before it comes to this",
             ),
+            Self::OriginRefused => row(
+                S::FORBIDDEN,
+                "origin_refused",
+                "Pages of this origin may not call this",
+                "ask the operator to name the page's origin under cors",
+            ),
         }
     }
 
@@ -345,7 +352,8 @@ impl Denial {
             | Self::ConsentWithdrawn
             | Self::ClientDeleted
             | Self::ConsentBusy
-            | Self::ClientRefused => "".into(),
+            | Self::ClientRefused
+            | Self::OriginRefused => "".into(),
         }
     }
 }

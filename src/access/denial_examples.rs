@@ -4,7 +4,7 @@ use super::denial::Denial;
 use crate::policy::PathFault;
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 43;
+pub const KINDS: usize = 44;
 
 impl Denial {
     /// One of each, for tables and tests.
@@ -54,6 +54,7 @@ impl Denial {
             Self::CertificateRefused { subject: found() },
             Self::CertificateTooLong { header: found() },
             Self::RateLimited { limits: Vec::new(), wait_seconds: 1 },
+            Self::OriginRefused,
         ]
     }
 }

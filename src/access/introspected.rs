@@ -141,7 +141,8 @@ mod tests {
     fn decided(gate: &Snapshot, path: &str, said: Option<&Said>) -> Result<Vec<(String, String)>, &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a header"));
-        let head = Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, certificate: None };
+        let head =
+            Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, websocket: false, certificate: None };
         let verdict = match said {
             Some(said) => decide_with(gate, &head, said, NOW),
             None => decide(gate, &head, NOW),
@@ -152,7 +153,7 @@ mod tests {
                 let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
                 Ok(permit.headers().map(|(name, value)| (name.to_string(), text(value))).collect())
             }
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
             Err(refusal) => Err(refusal.denial.row().code),
         }
     }

@@ -14,9 +14,11 @@ mod denial_examples;
 mod introspected;
 mod json;
 mod jwt;
+mod preflight;
 mod remembered;
 mod revoked;
 mod snapshot;
+mod subprotocol;
 
 use http::{HeaderMap, Method};
 
@@ -33,6 +35,7 @@ pub use jwt::is_opaque;
 pub use remembered::{Digest, Remembered};
 pub use revoked::{Full, Revocation, Revoked, RevokedBy, Revokes};
 pub use snapshot::Snapshot;
+pub use subprotocol::{MARK, Offer};
 
 use crate::clock::UnixSeconds;
 use crate::policy::{CheckedPath, Found, Mode, OwnEndpoint, Parameters, Rules, Target};
@@ -47,6 +50,8 @@ pub struct Head<'r> {
     pub path: &'r str,
     pub query: Option<&'r str>,
     pub headers: &'r HeaderMap,
+    /// Whether it asks for a WebSocket.
+    pub websocket: bool,
     /// What the client showed over TLS, verified.
     pub certificate: Option<&'r ClientCertificate>,
 }
@@ -58,6 +63,8 @@ pub enum Verdict {
     Forward(Permit),
     /// Answer with the protected-resource metadata of this service; whether it was asked for with a closing slash.
     Metadata { service: usize, slash: bool },
+    /// Tell a browser which pages may call this route.
+    Preflight { service: usize, route: usize },
     /// Take Logto's word, if it is Logto's.
     Webhook,
     /// Answer at one of the gate's own endpoints; the app that the path names, where it names one.
@@ -106,7 +113,7 @@ pub fn unasked_consent(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize
     let (denial, service, identity) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?, refusal.identity.as_ref()?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service(), permit.identity()?),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     question(denial, identity).map(|question| (service, question))
 }
@@ -143,9 +150,10 @@ pub fn unasked_token<'h>(verdict: &Result<Verdict, Box<Refusal>>, head: &Head<'h
     let (denial, service) = match verdict {
         Err(refusal) => (&refusal.denial, refusal.service?),
         Ok(Verdict::Forward(permit)) => (permit.reported()?, permit.service()),
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
-    let token = || bearer::token(head.headers, head.query).ok();
+    // A route that takes no token from there has refused already.
+    let token = || bearer::token(head, true).ok();
     if *denial == authenticate::UNASKED { Some((service, token()?)) } else { None }
 }
 
@@ -164,6 +172,9 @@ fn decide_on(
         Some(Some(index)) => index,
     };
     let service = &policy.services[index];
+    if let Some(verdict) = preflight::decide(service, index, &path, head) {
+        return verdict;
+    }
     let (target, parameters) = match service.tree.find(&path, head.method) {
         Found::Target(target, parameters) => (*target, parameters),
         Found::OtherMethods(leaf) => return Err(Refusal::early(Denial::MethodUnknown { allow: leaf.allow() }, Some(index))),
@@ -210,7 +221,7 @@ fn decide_on_route(
         // It costs nothing, and nobody learns about his token what it would not help him to know.
         certificate.clone().map_err(nobody)?;
     }
-    let token = bearer::token(head.headers, head.query);
+    let token = bearer::token(head, route.websocket_token);
     let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, head.certificate, now));
     let identity = identity.map_err(nobody)?;
     let circumstances = Circumstances { snapshot, told, certificate: head.certificate, now };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -18,13 +18,14 @@ use crate::introspection::Introspector;
 use crate::keys::{KeyStore, Keyring};
 use crate::oauth;
 use crate::observe::Metrics;
-use crate::policy::{CheckedPath, Found, Policy, Target};
+use crate::policy::{CheckedPath, Found, Policy, Target, origin};
 
 pub const EXAMPLES: &str = "\
 Examples:
   wicketgate explain GET /forecast/oslo                         without a token
   wicketgate explain GET https://api.example/me --token \"$T\"    with one
-  wicketgate explain POST /forecast/oslo --token - < token.txt  with one that other users of this machine do not see";
+  wicketgate explain POST /forecast/oslo --token - < token.txt  with one that other users of this machine do not see
+  wicketgate explain GET /forecast/oslo --origin https://app.example   from a page in a browser";
 
 /// The longest token that is read from standard input.
 const INPUT_BYTES_MAX: u64 = 1 << 20;
@@ -38,6 +39,9 @@ pub struct ExplainArguments {
     /// An access token, or `-` to read it from standard input
     #[arg(long, env = "WICKETGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// The origin of a page that sends the request, as in https://app.example
+    #[arg(long)]
+    origin: Option<String>,
     /// A client certificate (PEM), taken for one that was shown over TLS and verified
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
@@ -67,8 +71,20 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
         headers
             .insert(AUTHORIZATION, value.map_err(|_| Failed::Usage("that is no token: it has bytes that no header may have".to_owned()))?);
     }
+    if let Some(origin) = &arguments.origin {
+        let value = HeaderValue::try_from(origin.as_str()).map_err(|_| Failed::Usage("that is no origin".to_owned()))?;
+        headers.insert(ORIGIN, value);
+    }
     let shown = arguments.certificate.as_deref().map(certificate).transpose()?;
-    let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers, certificate: shown.as_ref() };
+    let head = Head {
+        method: &method,
+        host: &host,
+        path: &path,
+        query: query.as_deref(),
+        headers: &headers,
+        websocket: false,
+        certificate: shown.as_ref(),
+    };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     let asked = unasked_token(&verdict, &head);
     let metrics = Metrics::new().map_err(|error| Failed::Internal(error.to_string()))?;
@@ -95,8 +111,9 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
         Ok(Verdict::Own { endpoint, .. }) => {
             say!("decision   answered by the gate: {endpoint}, which asks for its own credentials where it needs them");
         }
+        Ok(Verdict::Preflight { .. }) => say!("decision   answered by the gate: pages of this origin may call"),
         Ok(Verdict::Webhook) => say!("decision   answered by the gate: Logto's webhook, if its signature is right"),
-        Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &permit, &checks),
+        Ok(Verdict::Forward(permit)) => show_permit(&snapshot, &head, &permit, &checks),
         Err(refusal) => show_refusal(&snapshot, &refusal, &checks),
     }
     Ok(())
@@ -183,6 +200,15 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
         for limit in &route.rate_limits.list {
             say!("limit      {limit}");
         }
+        match (&route.cors, origin(head.headers)) {
+            (Some(cors), Some(origin)) => {
+                let may = if cors.allows(origin) { "may call and read the answer" } else { "may neither call nor read the answer" };
+                say!("page       {may}; those that may: {cors}");
+            }
+            (Some(cors), None) => say!("page       {cors} may call"),
+            (None, Some(_)) => say!("page       is the upstream's to judge: no cors here"),
+            (None, None) => {}
+        }
     }
 }
 
@@ -249,6 +275,7 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 14,
         // Never here: `explain` counts nothing, and does not know what a running gate was told.
         Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 13,
+        Denial::OriginRefused => 2,
     }
 }
 
@@ -267,17 +294,35 @@ fn show_checks(checks: &[&str], denial: Option<&Denial>, public: bool) {
     }
 }
 
-fn show_permit(snapshot: &Snapshot, permit: &Permit, checks: &[&str]) {
+fn show_permit(snapshot: &Snapshot, head: &Head<'_>, permit: &Permit, checks: &[&str]) {
     let service = &snapshot.policy.services[permit.service()];
     let public = permit.identity().is_none() && permit.reported().is_none();
     show_checks(checks, permit.reported(), public);
     match permit.reported() {
         Some(denial) => say!("decision   let through and reported as {}: the route is in report mode", denial.row().code),
-        None if public => say!("decision   forwarded to {} without an identity: the route is public", service.upstream.base),
-        None => say!("decision   forwarded to {}", service.upstream.base),
+        None if public => say!("decision   forwarded to {} without an identity: the route is public", service.upstream),
+        None => say!("decision   forwarded to {}", service.upstream),
+    }
+    let rewriting = &service.routes[permit.route()].rewriting;
+    let path = rewriting.path_to_upstream(head.path).unwrap_or_default();
+    let query = head.query.map_or_else(String::new, |query| format!("?{query}"));
+    say!("upstream   {} {path}{query}", head.method);
+    match rewriting.authority(service.upstream.base.authority()) {
+        Some(authority) => say!("upstream   host: {authority}"),
+        None if head.host.is_empty() => {}
+        None => say!("upstream   host: {}", head.host),
+    }
+    if !rewriting.path.strip.is_empty() {
+        say!("upstream   x-forwarded-prefix: {}", rewriting.path.strip);
     }
     for (name, value) in permit.headers() {
         say!("upstream   {name}: {}", value.to_str().unwrap_or_default());
+    }
+    for name in rewriting.request.names() {
+        say!("upstream   {name}: as request_headers say (not shown: it may be a secret)");
+    }
+    for name in rewriting.request.removed() {
+        say!("removed    {name}");
     }
 }
 

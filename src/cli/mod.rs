@@ -233,7 +233,7 @@ fn summary(policy: &Policy) -> String {
     }
     for service in policy.services.iter().filter(|service| !service.own) {
         let path = if service.prefix.is_empty() { "/" } else { &service.prefix };
-        text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream.base));
+        text.push_str(&format!("\nservice  {}  {path} -> {}\n", service.name, service.upstream));
         text.push_str(&format!("resource {}\nmetadata {}\n", service.audiences.join(" "), service.metadata_url));
         if let Some(settings) = &service.introspection {
             let place = match &settings.endpoint {
@@ -254,6 +254,13 @@ fn summary(policy: &Policy) -> String {
                 settings.access.endpoint
             ));
         }
+        let changes = service.rewriting.to_string();
+        if !changes.is_empty() {
+            text.push_str(&format!("changes  {changes}\n"));
+        }
+        if let Some(cors) = &service.cors {
+            text.push_str(&format!("cors     {cors}\n"));
+        }
         let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
         for route in &service.routes {
             let streams = if route.streams == crate::policy::Streams::Keep { "  (streams outlive their token)" } else { "" };
@@ -264,6 +271,18 @@ fn summary(policy: &Policy) -> String {
             }
             for limit in &route.rate_limits.list {
                 text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
+            }
+            if *route.rewriting != *service.rewriting {
+                let changes = route.rewriting.to_string();
+                let changes = if changes.is_empty() { "nothing" } else { &changes };
+                text.push_str(&format!("  {:width$}  changes {changes}\n", ""));
+            }
+            match &route.cors {
+                Some(cors) if service.cors.as_ref().is_none_or(|all| all.origins != cors.origins) => {
+                    text.push_str(&format!("  {:width$}  cors {cors}\n", ""));
+                }
+                None if service.cors.is_some() => text.push_str(&format!("  {:width$}  cors of the upstream's own\n", "")),
+                _ => {}
             }
         }
     }

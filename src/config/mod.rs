@@ -4,39 +4,50 @@
 //! descriptions in the JSON Schema that `wicketgate schema` prints.
 
 mod audit;
+mod balance;
 mod consent;
+mod cors;
 mod document;
 mod fault;
 mod introspection;
+mod issuer;
+mod limits;
 mod listen;
 mod logto;
 mod rate;
 mod read;
 mod registration;
 mod revocation;
+mod rewrite;
 mod route;
 mod secret;
 mod shapes;
 mod tls;
 mod tree;
 mod units;
+mod upgrade;
+mod upstream;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use audit::{Audit, AuditRecords, AuditTo, AuditToKeys, Facility, RouteAudit};
+pub use balance::{Balance, BalanceKeys, CircuitBreaker, Ejection, HashKeys, HealthCheck, Retries, RetryOn};
 pub use consent::{Consent, ConsentCheck, OnError};
+pub use cors::Cors;
 pub use document::{Document, json_schema};
 pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
+pub use issuer::{Issuer, IssuerKeys};
+pub use limits::{Limits, Timeouts};
 pub use listen::{Listen, ListenKeys, RedirectToHttps, Spoken};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
 pub use revocation::Revocations;
+pub use rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 pub use route::{Access, Mode, Route, Streams};
 pub use secret::Secret;
-use shapes::short_or_long;
 pub use shapes::{Entries, OneOrMany};
 pub use tls::{
     Certificate, CertificateHeaders, CertificateMode, CertificatePart, CertificateRule, CertificateRuleKeys, ClientCertificates, Tls,
@@ -44,6 +55,8 @@ pub use tls::{
 };
 pub use tree::Environment;
 pub use units::{Size, Span};
+pub use upgrade::Upgrade;
+pub use upstream::{Dns, Endpoint, EndpointKeys, Protocol, Upstream, UpstreamKeys, UpstreamTimeouts, UpstreamTls};
 
 /// The configuration of Wicketgate: a service behind the gate, its issuer, and its routes.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -88,6 +101,9 @@ pub struct Config {
     /// How the gate goes down.
     #[serde(default)]
     pub shutdown: Shutdown,
+    /// How a new process takes over from a running one, without losing a request. Off without this key.
+    #[serde(default)]
+    pub upgrade: Option<Upgrade>,
     /// How changes of this file are noticed.
     #[serde(default)]
     pub reload: Reload,
@@ -104,51 +120,6 @@ pub struct Config {
     #[serde(default)]
     pub registration: Option<Registration>,
 }
-
-/// An issuer with everything that can be said of it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct IssuerKeys {
-    /// The issuer identifier, exactly as it stands in the `iss` claim.
-    pub url: String,
-    /// The metadata document, when it is not at a well-known place under `url`.
-    #[serde(default)]
-    pub discovery_url: Option<String>,
-    /// The JWK Set, when no metadata document should be asked for.
-    #[serde(default)]
-    pub jwks_uri: Option<String>,
-    /// A file with the JWK Set, when nothing should be asked over the network.
-    #[serde(default)]
-    pub jwks_file: Option<String>,
-    /// Signature algorithms that are accepted. All asymmetric ones by default.
-    #[serde(default)]
-    pub algorithms: Option<OneOrMany<String>>,
-    /// Values of the `typ` header that are accepted; `none` also admits tokens without one.
-    #[serde(default)]
-    pub token_types: Option<OneOrMany<String>>,
-    /// Allow `http` to hosts other than this one. Only for issuers inside a private network.
-    #[serde(default)]
-    pub allow_http: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issuer(pub IssuerKeys);
-
-short_or_long!(
-    Issuer,
-    IssuerKeys,
-    "an issuer URL, or a map with url, discovery_url, jwks_uri, jwks_file, algorithms, token_types, allow_http",
-    |text: &str| Ok::<_, String>(Issuer(IssuerKeys {
-        url: text.to_owned(),
-        discovery_url: None,
-        jwks_uri: None,
-        jwks_file: None,
-        algorithms: None,
-        token_types: None,
-        allow_http: false,
-    })),
-    |keys| Ok::<_, String>(Issuer(keys))
-);
 
 /// A service behind the gate.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -167,8 +138,8 @@ pub struct Service {
     /// Where clients reach this service, when that is not the resource's own address.
     #[serde(default)]
     pub public_url: Option<String>,
-    /// Where the service is: `http://host:port` or `https://host:port`.
-    pub upstream: String,
+    /// Where the service is: `http://host:port`, `https://host:port` or `unix:/path`, or a map with more about it.
+    pub upstream: Upstream,
     /// Issuers whose tokens this service accepts; all top-level ones by default.
     #[serde(default)]
     pub issuer: Option<OneOrMany<Issuer>>,
@@ -198,50 +169,21 @@ pub struct Service {
     /// How often callers may ask this service, whatever the route; a list for several limits.
     #[serde(default)]
     pub rate_limit: Option<OneOrMany<RateLimit>>,
-}
-
-/// How much of each thing the gate takes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// The longest access token.
-    pub token_bytes: Size,
-    /// A request's head: request line and headers together.
-    pub header_bytes: Size,
-    /// Header lines of a request.
-    pub header_count: u32,
-    /// The request target: path and query.
-    pub uri_bytes: Size,
-    /// The value of one identity header; a token whose claim is longer is refused.
-    pub identity_header_bytes: Size,
-    /// A request's body.
-    pub body_bytes: Size,
-    /// Connections of clients open at a time; more are not accepted until one closes.
-    pub connections: u32,
-    /// Requests open at a time on one HTTP/2 connection.
-    pub streams: u32,
-    /// Keys taken from one issuer's key set.
-    pub key_count: u32,
-    /// An issuer's metadata document or key set.
-    pub key_set_bytes: Size,
-}
-
-/// How long each step may take.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// From the first byte of a request's head to its last; also for the TLS handshake.
-    pub header: Span,
-    /// A connection on which nothing is asked. Keep it above the idle time of a load balancer in front.
-    pub idle: Span,
-    /// Between two pieces of a request's body, and while a client takes nothing of a response.
-    pub body: Span,
-    /// To connect to the upstream.
-    pub connect: Span,
-    /// From sending a request to the upstream to the first byte of its answer.
-    pub response: Span,
-    /// A tunnel (WebSocket) on which nothing moves.
-    pub tunnel_idle: Span,
+    /// How path and host change on the way to the upstream; they do not by default.
+    #[serde(default)]
+    pub rewrite: Option<Rewrite>,
+    /// Headers that are set, added or removed on the way to the upstream.
+    #[serde(default)]
+    pub request_headers: Option<RequestHeaders>,
+    /// Headers that are set, added or removed on the way to the client.
+    #[serde(default)]
+    pub response_headers: Option<ResponseHeaders>,
+    /// Which pages may call from a browser; without it the upstream answers for itself.
+    #[serde(default)]
+    pub cors: Option<Cors>,
+    /// The longest body of a request to this service, instead of `limits.body_bytes`.
+    #[serde(default)]
+    pub body_bytes: Option<Size>,
 }
 
 /// How issuers' key sets are fetched and kept.
@@ -324,36 +266,6 @@ fn default_admin() -> String {
 
 fn default_path() -> String {
     "/".to_owned()
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            token_bytes: Size::kib(16),
-            header_bytes: Size::kib(64),
-            header_count: 100,
-            uri_bytes: Size::kib(8),
-            identity_header_bytes: Size::kib(4),
-            body_bytes: Size::kib(10 << 20),
-            connections: 16_384,
-            streams: 100,
-            key_count: 64,
-            key_set_bytes: Size::kib(512),
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            header: Span::seconds(10),
-            idle: Span::seconds(75),
-            body: Span::seconds(30),
-            connect: Span::seconds(5),
-            response: Span::seconds(60),
-            tunnel_idle: Span::seconds(3600),
-        }
-    }
 }
 
 impl Default for Keys {

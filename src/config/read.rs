@@ -60,7 +60,7 @@ fn report(trouble: &Trouble, node: &Node, trail: &[String], required: Required<'
     if matches!(node.value, Value::Map(_)) && !trouble.unknown && taken.iter().any(|(map, _)| *map == node.id) {
         return Vec::new();
     }
-    let secret = trail.last().is_some_and(|key| key.contains("secret"));
+    let secret = trail.last().is_some_and(|key| key.contains("secret")) || trail.iter().any(|key| key == "request_headers");
     let text = node.text().filter(|text| !secret && !trouble.unknown && !matches!(resolve(text), Resolved::Nothing));
     vec![fault(&trouble.reason, &trouble.cure).with_text(text.unwrap_or_default())]
 }

@@ -4,10 +4,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::audit::RouteAudit;
+use super::cors::Cors;
 use super::rate::RateLimit;
+use super::rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 use super::shapes::{Entries, OneOrMany, short_or_long};
 use super::tls::{CertificateRule, CertificateRuleKeys};
-use super::units::Span;
+use super::units::{Size, Span};
 
 /// Who may use a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +36,11 @@ pub struct Route {
     pub timeout: Option<Span>,
     pub mode: Mode,
     pub streams: Streams,
+    pub websocket_token: bool,
     pub rate_limit: Vec<RateLimit>,
+    pub body_bytes: Option<Size>,
     pub audit: Option<RouteAudit>,
+    pub rewriting: RouteRewrite,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -98,12 +103,30 @@ pub struct RouteKeys {
     /// `keep` lets WebSockets, server-sent events and gRPC streams go on when their token has expired or was revoked.
     #[serde(default)]
     streams: Option<Streams>,
+    /// Take the token of a WebSocket from `Sec-WebSocket-Protocol: wicketgate.bearer.TOKEN` too: a page in a browser has no other way.
+    #[serde(default)]
+    websocket_token: bool,
     /// How often callers may use the route, beside the limits of the service; a list for several limits.
     #[serde(default)]
     rate_limit: Option<OneOrMany<RateLimit>>,
+    /// The longest body of a request, instead of that of the service.
+    #[serde(default)]
+    body_bytes: Option<Size>,
     /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
     #[serde(default)]
     audit: Option<RouteAudit>,
+    /// How path and host change on the way to the upstream, in place of what the service says; `{}` for not at all.
+    #[serde(default)]
+    rewrite: Option<Rewrite>,
+    /// Headers that are set, added or removed on the way to the upstream, in place of the service's.
+    #[serde(default)]
+    request_headers: Option<RequestHeaders>,
+    /// Headers that are set, added or removed on the way to the client, in place of the service's.
+    #[serde(default)]
+    response_headers: Option<ResponseHeaders>,
+    /// Which pages may call from a browser, in place of those of the service.
+    #[serde(default)]
+    cors: Option<Cors>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -203,8 +226,11 @@ impl Route {
             timeout: None,
             mode: Mode::Enforce,
             streams: Streams::End,
+            websocket_token: false,
             rate_limit: Vec::new(),
+            body_bytes: None,
             audit: None,
+            rewriting: RouteRewrite::default(),
         })
     }
 
@@ -215,7 +241,7 @@ impl Route {
         let claims = keys.claims.map(|claims| claims.0).unwrap_or_default();
         let clients = keys.clients.map(|clients| clients.0).unwrap_or_default();
         let acr_values = keys.acr_values.map(|values| values.0).unwrap_or_default();
-        let asks = !claims.is_empty() || !clients.is_empty() || !acr_values.is_empty() || keys.max_age.is_some();
+        let asks = !claims.is_empty() || !clients.is_empty() || !acr_values.is_empty() || keys.max_age.is_some() || keys.websocket_token;
         if access == Access::Public && asks {
             return Err("a public route with rules about a token, which it does not ask for; write access: authenticated".to_owned());
         }
@@ -233,8 +259,16 @@ impl Route {
             timeout: keys.timeout,
             mode: keys.mode.unwrap_or_default(),
             streams: keys.streams.unwrap_or_default(),
+            websocket_token: keys.websocket_token,
             rate_limit,
+            body_bytes: keys.body_bytes,
             audit: keys.audit,
+            rewriting: RouteRewrite {
+                rewrite: keys.rewrite,
+                request_headers: keys.request_headers,
+                response_headers: keys.response_headers,
+                cors: keys.cors,
+            },
         })
     }
 }
@@ -242,7 +276,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, client_certificate, timeout, mode, streams, rate_limit, audit",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, client_certificate, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, rewrite, request_headers, response_headers, cors",
     Route::short,
     Route::long
 );

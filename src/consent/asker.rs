@@ -1,24 +1,16 @@
 //! Asks under one set of settings: one question is shared by all who wait for it, and there are limits to how many are
 //! asked. The answers stand where the decision looks.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use crate::access::{App, ConsentSaid, Consents, Held, Known, Question, Word};
+use crate::asking::{Budgets, Flight, Flights, Place, Rest};
 use crate::clock::{self, UnixSeconds};
-use crate::introspection::{Budget, Place};
 use crate::logto::{Grant, LogtoError, ManagementApi};
 use crate::observe::ConsentMetrics;
 use crate::policy::{Consent, Scopes};
-
-/// After a trouble that any question would meet.
-const REST: Duration = Duration::from_secs(1);
-/// Troubles are told once in so long, however many there are.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 const SLOW: &str = "Logto did not answer in time";
 
@@ -26,26 +18,20 @@ pub struct Asker {
     settings: Arc<Consent>,
     api: ManagementApi,
     consents: Arc<Consents>,
-    flights: Mutex<HashMap<Question, watch::Receiver<Option<ConsentSaid>>>>,
-    strangers: Budget,
-    /// For what was asked about before: a rush of new users does not lock out those who are there.
-    acquainted: Budget,
-    resting: Mutex<Option<(Instant, &'static str)>>,
-    told: Mutex<Option<Instant>>,
+    flights: Flights<Question, ConsentSaid>,
+    budgets: Budgets,
+    rest: Rest,
     metrics: ConsentMetrics,
 }
 
 impl Asker {
     pub fn new(settings: Arc<Consent>, metrics: ConsentMetrics) -> Result<Self, String> {
-        let budget = || Budget::new(settings.in_flight, settings.per_second);
         Ok(Self {
             api: ManagementApi::new(settings.access.clone()).map_err(|error| error.to_string())?,
             consents: Arc::new(Consents::new(settings.remembered)),
-            flights: Mutex::default(),
-            strangers: budget(),
-            acquainted: budget(),
-            resting: Mutex::default(),
-            told: Mutex::default(),
+            flights: Flights::default(),
+            budgets: Budgets::new(settings.in_flight, settings.per_second),
+            rest: Rest::default(),
             metrics,
             settings,
         })
@@ -90,30 +76,20 @@ impl Asker {
         self: &Arc<Self>,
         question: &Question,
         begun: UnixSeconds,
-    ) -> Result<(watch::Receiver<Option<ConsentSaid>>, &'static str), (ConsentSaid, &'static str)> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(question) {
-            return Ok((flight.clone(), "shared"));
-        }
-        let known = self.consents.get(question);
-        if let Some(known) = known.as_ref().filter(|known| known.asked >= begun) {
-            return Err((ConsentSaid::Answer(known.clone()), "shared"));
-        }
-        if let Some(why) = self.is_resting() {
-            return Err((ConsentSaid::Unavailable(why), "refused"));
-        }
-        let budget = if known.is_some() { &self.acquainted } else { &self.strangers };
-        let Some(place) = budget.take() else { return Err((ConsentSaid::Busy, "refused")) };
-        let (publish, flight) = watch::channel(None);
-        flights.insert(question.clone(), flight.clone());
-        let landing = Landing { asker: self.clone(), question: question.clone() };
-        // A task of its own: it goes on for the others when who began it has left.
-        tokio::spawn(async move {
-            let said = landing.asker.fly(&landing.question, &place).await;
-            drop(landing);
-            publish.send_replace(Some(said));
-        });
-        Ok((flight, "miss"))
+    ) -> Result<(Flight<ConsentSaid>, &'static str), (ConsentSaid, &'static str)> {
+        let admit = || {
+            let known = self.consents.get(question);
+            if let Some(known) = known.as_ref().filter(|known| known.asked >= begun) {
+                return Err((ConsentSaid::Answer(known.clone()), "shared"));
+            }
+            if let Some(why) = self.rest.reason() {
+                return Err((ConsentSaid::Unavailable(why), "refused"));
+            }
+            self.budgets.take(known.is_some()).ok_or((ConsentSaid::Busy, "refused"))
+        };
+        let (asker, about) = (self.clone(), question.clone());
+        let (flight, joined) = self.flights.join_or_begin(question, admit, |place| async move { asker.fly(&about, &place).await })?;
+        Ok((flight, if joined { "shared" } else { "miss" }))
     }
 
     async fn fly(&self, question: &Question, place: &Place) -> ConsentSaid {
@@ -161,22 +137,14 @@ impl Asker {
             }
             LogtoError::Refused { .. } | LogtoError::Unexpected { .. } => ("Logto's answer makes no sense", "unacceptable", false),
         };
-        let now = clock::instant_now();
-        *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some((now + REST, why));
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|last| now.duration_since(last) >= TOLD_EVERY) {
-            *told = Some(now);
+        self.rest.begin(why);
+        if self.rest.is_worth_telling() {
             match ours {
                 true => tracing::error!(target: "wicketgate::consent", %error, "consents cannot be asked about"),
                 false => tracing::warn!(target: "wicketgate::consent", %error, "consents cannot be asked about"),
             }
         }
         (ConsentSaid::Unavailable(why), label)
-    }
-
-    fn is_resting(&self) -> Option<&'static str> {
-        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        resting.filter(|(until, _)| clock::instant_now() < *until).map(|(_, why)| why)
     }
 }
 
@@ -197,16 +165,4 @@ fn held(grants: &[Grant], client: &str) -> Vec<Held> {
         }
     }
     all
-}
-
-/// Takes a question out of the list of those under way, however it ends.
-struct Landing {
-    asker: Arc<Asker>,
-    question: Question,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        self.asker.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
-    }
 }

@@ -1,27 +1,21 @@
 //! Asks under one set of settings: answers are kept for a while, one question about a token is shared by all who wait
 //! for it, and there are limits to how many are asked.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use quick_cache::sync::Cache;
-use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use super::ask::{Caller, Trouble};
-use super::budget::{Budget, Place};
 use crate::access::{Digest, Introspected, Remembered, Said};
+use crate::asking::{Budgets, Flight, Flights, Place, Rest};
 use crate::clock::{self, UnixSeconds};
 use crate::observe::IntrospectionMetrics;
 use crate::policy::Introspection;
 
 /// Answers about tokens that do not count. A flood of made-up tokens fills these places and no others.
 const NEGATIVE_COUNT_MAX: usize = 4096;
-/// After a trouble that any token would meet.
-const REST: Duration = Duration::from_secs(1);
-/// Troubles are told once in so long, however many there are.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// An answer, and when it was asked for.
 #[derive(Clone)]
@@ -44,27 +38,22 @@ pub struct Asker {
     caller: Caller,
     good: Option<Cache<Digest, Kept>>,
     bad: Cache<Digest, Kept>,
-    flights: Mutex<HashMap<Digest, watch::Receiver<Option<Said>>>>,
-    strangers: Budget,
-    /// For tokens that were active before: whoever invents tokens cannot keep them out.
-    acquainted: Budget,
-    resting: Mutex<Option<(Instant, &'static str)>>,
-    told: Mutex<Option<Instant>>,
+    flights: Flights<Digest, Said>,
+    /// Tokens that were active before are known: whoever invents tokens cannot keep them out.
+    budgets: Budgets,
+    rest: Rest,
     metrics: IntrospectionMetrics,
 }
 
 impl Asker {
     pub fn new(settings: Arc<Introspection>, metrics: IntrospectionMetrics) -> Result<Self, String> {
-        let budget = || Budget::new(settings.in_flight, settings.per_second);
         Ok(Self {
             caller: Caller::new(&settings)?,
             good: (settings.remembered > 0).then(|| Cache::new(settings.remembered)),
             bad: Cache::new(NEGATIVE_COUNT_MAX),
-            flights: Mutex::default(),
-            strangers: budget(),
-            acquainted: budget(),
-            resting: Mutex::default(),
-            told: Mutex::default(),
+            flights: Flights::default(),
+            budgets: Budgets::new(settings.in_flight, settings.per_second),
+            rest: Rest::default(),
             metrics,
             settings,
         })
@@ -106,32 +95,22 @@ impl Asker {
     }
 
     /// The question that is under way for this token, or a new one; or what there is to say without one.
-    fn join_or_begin(self: &Arc<Self>, digest: Digest, token: &str) -> Result<(watch::Receiver<Option<Said>>, &'static str), Said> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(&digest) {
-            return Ok((flight.clone(), "shared"));
-        }
-        // A flight that landed since was kept before it left the map.
-        let acquainted = match self.look(&digest) {
-            Ok(said) => return Err(said),
-            Err(acquainted) => acquainted,
+    fn join_or_begin(self: &Arc<Self>, digest: Digest, token: &str) -> Result<(Flight<Said>, &'static str), Said> {
+        let admit = || {
+            // A flight that landed since was kept before it left the list.
+            let acquainted = match self.look(&digest) {
+                Ok(said) => return Err(said),
+                Err(acquainted) => acquainted,
+            };
+            match self.rest.reason() {
+                Some(why) => Err(Said::Unavailable(why)),
+                None => self.budgets.take(acquainted).ok_or(Said::Busy),
+            }
         };
-        if let Some(why) = self.is_resting() {
-            return Err(Said::Unavailable(why));
-        }
-        let budget = if acquainted { &self.acquainted } else { &self.strangers };
-        let place = budget.take().ok_or(Said::Busy)?;
-        let (publish, flight) = watch::channel(None);
-        flights.insert(digest, flight.clone());
-        let landing = Landing { asker: self.clone(), digest };
-        let token = token.to_owned();
-        // A task of its own: it goes on for the others when who began it has left.
-        tokio::spawn(async move {
-            let said = landing.asker.fly(landing.digest, &token, &place).await;
-            drop(landing);
-            publish.send_replace(Some(said));
-        });
-        Ok((flight, "miss"))
+        let (asker, token) = (self.clone(), token.to_owned());
+        let (flight, joined) =
+            self.flights.join_or_begin(&digest, admit, |place| async move { asker.fly(digest, &token, &place).await })?;
+        Ok((flight, if joined { "shared" } else { "miss" }))
     }
 
     async fn fly(&self, digest: Digest, token: &str, place: &Place) -> Said {
@@ -172,14 +151,12 @@ impl Asker {
     }
 
     fn note(&self, trouble: &Trouble) -> Said {
-        let (now, why) = (clock::instant_now(), trouble.why());
+        let why = trouble.why();
         self.metrics.results.with_label_values(&[trouble.label()]).inc();
         if trouble.is_general() {
-            *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some((now + REST, why));
+            self.rest.begin(why);
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|last| now.duration_since(last) >= TOLD_EVERY) {
-            *told = Some(now);
+        if self.rest.is_worth_telling() {
             let (issuer, client_id) = (&self.settings.issuer, &self.settings.client_id);
             match trouble {
                 Trouble::Credentials(_) => {
@@ -191,22 +168,5 @@ impl Asker {
             }
         }
         Said::Unavailable(why)
-    }
-
-    fn is_resting(&self) -> Option<&'static str> {
-        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        resting.filter(|(until, _)| clock::instant_now() < *until).map(|(_, why)| why)
-    }
-}
-
-/// Takes a question out of the list of those under way, however it ends.
-struct Landing {
-    asker: Arc<Asker>,
-    digest: Digest,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        self.asker.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
     }
 }

@@ -2,13 +2,11 @@
 
 mod ask;
 mod asker;
-mod budget;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use asker::Asker;
-pub use budget::{Budget, Place};
 
 use crate::access::Said;
 use crate::observe::IntrospectionMetrics;

@@ -1,7 +1,9 @@
-//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`.
+//! The operator's listener: `/metrics`, `/livez`, `/readyz`, `/status`, which change nothing, and `/revocations`. It has a
+//! thread of its own, so that it answers while all others are busy with clients.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +19,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::admin_revocations;
+use super::admin_upstreams;
 use super::audit::AuditTrail;
+use super::balance_metrics::ServiceStanding;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
 use crate::access::Snapshot;
@@ -46,31 +50,51 @@ pub trait AdminView: Send + Sync + 'static {
     fn rates(&self) -> &Rates;
     fn revocations(&self) -> &Revocations;
     fn audit(&self) -> &AuditTrail;
+    /// How the endpoints of the services stand.
+    fn standings(&self) -> Vec<ServiceStanding>;
     /// What instances share, if they share anything.
     fn shared(&self) -> Option<Arc<Shared>>;
 }
 
 pub struct Admin {
     address: SocketAddr,
-    task: tokio::task::AbortHandle,
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// A copy, for the process that comes after this one.
+    socket: OwnedFd,
+    /// The thread ends when this is dropped, and its listener and its connections with it.
+    _lives: oneshot::Sender<()>,
 }
 
 impl Admin {
-    pub async fn start(address: SocketAddr, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    /// Listens at this address, or goes on with a socket that another process bound there.
+    pub async fn start(address: SocketAddr, inherited: Option<OwnedFd>, view: Arc<dyn AdminView>) -> std::io::Result<Self> {
+        let listener = match inherited {
+            Some(socket) => std::net::TcpListener::from(socket),
+            None => TcpListener::bind(address).await?.into_std()?,
+        };
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let task = tokio::spawn(accept(listener, address, view)).abort_handle();
-        Ok(Self { address, task })
+        let socket = listener.as_fd().try_clone_to_owned()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (lives, ends) = oneshot::channel::<()>();
+        let serving = async move {
+            // It was made by another runtime, and must be known to this one.
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            tokio::select! {
+                () = accept(listener, address, view) => {}
+                _ = ends => {}
+            }
+        };
+        std::thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serving))?;
+        Ok(Self { address, socket, _lives: lives })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A copy of its socket.
+    pub fn socket(&self) -> std::io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 }
 
@@ -119,6 +143,7 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(view, request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"))),
         "/metrics" => {
+            view.metrics().upstreams.balance.take(&view.standings());
             let text = view.metrics().render(&view.snapshot(), view.rates(), view.shared().as_deref());
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
@@ -142,6 +167,7 @@ fn ready(view: &dyn AdminView, verbose: bool) -> Response<Full<Bytes>> {
     let mut checks = view.health().checks(&view.snapshot());
     checks.extend(view.shared().map(|shared| Check::shared_state(&shared)));
     checks.extend(view.shared().map(|shared| Check::revocations(&shared, view.revocations().revoked().len())));
+    checks.extend(admin_upstreams::checks(&view.standings()));
     let good = checks.iter().all(|check| check.good);
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::new();
@@ -162,12 +188,8 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
         .iter()
         .filter(|service| !service.own)
         .map(|service| {
-            let routes: Vec<_> = service
-                .routes
-                .iter()
-                .map(route_status)
-                .collect();
-            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.base.to_string(), "routes": routes })
+            let routes: Vec<_> = service.routes.iter().map(route_status).collect();
+            json!({ "name": &*service.name, "resource": service.audiences, "upstream": service.upstream.to_string(), "routes": routes })
         })
         .collect();
     let issuers: Vec<_> = policy
@@ -187,7 +209,7 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
     let shared = view.shared().map(|shared| json!({ "redis": shared.name(), "up": shared.is_up() }));
     json!({
         "shared_state": shared, "version": env!("CARGO_PKG_VERSION"), "config_hash": policy.hash, "warnings": policy.warnings,
-        "services": services, "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
+        "services": services, "upstreams": admin_upstreams::shown(&view.standings()), "key_sets": issuers, "reloads": reloads, "last_reload": last_reload,
     })
 }
 

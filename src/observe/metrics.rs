@@ -13,10 +13,12 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::audit::Counters;
 use super::consent_metrics::ConsentMetrics;
+use super::limit_metrics::LimitMetrics;
 use super::listener_metrics::ListenerMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use super::revocation_metrics::RevocationMetrics;
+use super::upstream_metrics::UpstreamMetrics;
 use crate::access::{Identity, Snapshot};
 use crate::clock;
 use crate::rate::Rates;
@@ -78,6 +80,7 @@ pub struct Metrics {
     refusals: IntCounterVec,
     token_checks: IntCounterVec,
     pub rates: RateMetrics,
+    pub limits: LimitMetrics,
     pub requests_in_flight: IntGauge,
     pub connections_open: IntGauge,
     pub connection_errors: IntCounterVec,
@@ -87,6 +90,7 @@ pub struct Metrics {
     pub revocations: RevocationMetrics,
     pub listeners: ListenerMetrics,
     pub registration: RegistrationMetrics,
+    pub upstreams: UpstreamMetrics,
     key_set_keys: IntGaugeVec,
     key_set_age_seconds: GaugeVec,
     key_set_success_seconds: GaugeVec,
@@ -135,6 +139,7 @@ impl Metrics {
                 &["cache"],
             )?,
             rates: RateMetrics::new(&make)?,
+            limits: LimitMetrics::new(&make)?,
             requests_in_flight: make.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
             connections_open: make.gauge("connections_open", "Connections of clients.")?,
             connection_errors: make.counters("connection_errors_total", "Connections that ended by an error, by reason.", &["reason"])?,
@@ -144,6 +149,7 @@ impl Metrics {
             revocations: RevocationMetrics::new(&make)?,
             listeners: ListenerMetrics::new(&make)?,
             registration: RegistrationMetrics::new(&make)?,
+            upstreams: UpstreamMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
             key_set_success_seconds: make.floats(
                 "key_set_last_success_timestamp_seconds",
@@ -247,6 +253,7 @@ impl Metrics {
         forget(&self.requests, &is_gone);
         forget(&self.refusals, &is_gone);
         forget(&self.rates.over, &RateMetrics::gone(policy));
+        self.upstreams.forget_gone(policy);
         forget(&self.request_seconds, &is_gone);
         forget(&self.upstream_seconds, &is_gone);
         self.config_info.reset();
@@ -288,7 +295,7 @@ impl Metrics {
 }
 
 /// Takes out the series whose labels are gone.
-fn forget<B: MetricVecBuilder>(series: &MetricVec<B>, is_gone: &dyn Fn(&HashMap<&str, &str>) -> bool) {
+pub(super) fn forget<B: MetricVecBuilder>(series: &MetricVec<B>, is_gone: &dyn Fn(&HashMap<&str, &str>) -> bool) {
     for family in series.collect() {
         for metric in family.get_metric() {
             let labels: HashMap<&str, &str> = metric.get_label().iter().map(|label| (label.name(), label.value())).collect();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode, Version};
 
 use super::audit::{Access, AuditTrail, Scopes, required};
+use super::limit_metrics::Limit;
 use super::metrics::Metrics;
 use crate::access::Identity;
 use crate::clock;
@@ -93,6 +94,9 @@ pub struct Record {
     /// What the client is called, where that is known.
     pub client_name: Option<Arc<str>>,
     pub upstream: Option<Duration>,
+    /// How often it was sent, and where to at last if there are several places.
+    pub tries: u32,
+    pub endpoint: Option<Arc<str>>,
     pub response_bytes: u64,
     /// What was decided, with what, and where: for the audit trail, which tells it from how the request ended.
     decided: Option<Outcome>,
@@ -121,6 +125,8 @@ impl Record {
             identity: None,
             client_name: None,
             upstream: None,
+            tries: 0,
+            endpoint: None,
             response_bytes: 0,
             decided: None,
             policy: None,
@@ -199,6 +205,11 @@ impl Record {
         self.observer.audit.write(&access, clock::wall_now() - self.elapsed());
     }
 
+    /// Counts a limit that ended the request.
+    pub fn limited(&self, limit: Limit) {
+        self.observer.metrics.limits.count(limit);
+    }
+
     pub fn elapsed(&self) -> Duration {
         clock::instant_now().duration_since(self.started)
     }
@@ -223,6 +234,8 @@ impl Record {
             client_id = claims.and_then(|claims| claims.client_id.as_deref()),
             duration_ms = ms(self.elapsed()),
             upstream_ms = self.upstream.map(ms),
+            endpoint = self.endpoint.as_deref(),
+            tries = Some(self.tries).filter(|tries| *tries > 1),
             response_bytes = self.response_bytes,
         );
     }

@@ -29,13 +29,11 @@ fn operators(policy: &Policy) -> impl Iterator<Item = &Service> {
 }
 
 fn routes(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
-    let routes = |policy: &Policy| -> BTreeMap<String, String> {
-        let of = |service: &Service| {
-            let named = |route: &super::Route| (format!("{} {}", service.name, route.key), format!("{route:?}"));
-            service.routes.iter().map(named).collect::<Vec<_>>()
-        };
-        operators(policy).flat_map(of).collect()
-    };
+    // What shows nothing of itself, such as a secret for the upstream, is compared as it is.
+    fn routes(policy: &Policy) -> BTreeMap<String, (String, &super::Rewriting)> {
+        let all = operators(policy).flat_map(|service| service.routes.iter().map(move |route| (service, route)));
+        all.map(|(service, route)| (format!("{} {}", service.name, route.key), (format!("{route:?}"), &*route.rewriting))).collect()
+    }
     let (before, after) = (routes(old), routes(new));
     let differs = |key: &&String| before.get(*key).is_some_and(|meaning| *meaning != after[*key]);
     list(parts, "routes added", after.keys().filter(|key| !before.contains_key(*key)));
@@ -86,6 +84,8 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         certificate_headers,
         forward_authorization,
         rate_limits,
+        rewriting,
+        cors,
         scopes: _,
         own: _,
     } = new;
@@ -117,6 +117,8 @@ fn service_changes((old_policy, old): (&Policy, &Service), (new_policy, new): (&
         ("client_certificate_headers", **certificate_headers != *old.certificate_headers),
         ("forward_authorization", *forward_authorization != old.forward_authorization),
         ("rate_limit", *rate_limits != old.rate_limits),
+        ("rewriting", *rewriting != old.rewriting),
+        ("cors", *cors != old.cors),
     ];
     compared.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
@@ -143,6 +145,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         audit,
         shutdown_delay,
         shutdown_deadline,
+        upgrade,
         reload_interval,
         state,
         logto,
@@ -164,6 +167,7 @@ fn settings(old: &Policy, new: &Policy, parts: &mut Vec<String>) {
         ("log.format (from the next start on)", log.format != old.log.format),
         ("audit", *audit != old.audit),
         ("shutdown", (*shutdown_delay, *shutdown_deadline) != (old.shutdown_delay, old.shutdown_deadline)),
+        ("upgrade", *upgrade != old.upgrade),
         ("reload", *reload_interval != old.reload_interval),
         ("revocations", *revocations != old.revocations),
         ("logto webhook", logto.as_ref().map(|logto| &logto.webhook) != old.logto.as_ref().map(|logto| &logto.webhook)),

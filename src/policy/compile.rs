@@ -8,9 +8,13 @@ use ipnet::IpNet;
 
 use super::compile_audit;
 use super::compile_issuer::{self, Issuers};
+use super::compile_limits;
+use super::compile_rewrite;
 use super::route_key::{Methods, RouteKey, Segment};
-use super::{Limits, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Timeouts, Tree};
-use super::{Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_webhook};
+use super::{Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Tree};
+use super::{
+    Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_upgrade, compile_webhook,
+};
 use super::{compile_listen, compile_tls};
 use crate::config::{self, Config, Fault, Secret, Span, Trail};
 
@@ -89,6 +93,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     let identity = services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name);
     let managed =
         Managed::new(identity.chain(services.iter().flat_map(|service| service.certificate_headers.iter()).map(|header| &header.name)));
+    compile_rewrite::compile(c, config, &mut services, &managed);
     let (listeners, admin) = compile_listen::addresses(c, config);
     let policy = Policy {
         hash,
@@ -100,8 +105,8 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         tls: config.tls.as_ref().and_then(|tls| compile_tls::tls(c, tls)),
         trusted_proxies: trusted_proxies(c, &config.trusted_proxies),
         managed,
-        limits: limits(c, &config.limits, config.listen.0.len()),
-        timeouts: timeouts(c, &config.timeouts),
+        limits: compile_limits::limits(c, &config.limits, config.listen.0.len()),
+        timeouts: compile_limits::timeouts(c, &config.timeouts),
         keys: keys(c, &config.keys),
         leeway: leeway(c, config.tokens.leeway),
         remembered_tokens: config.tokens.remembered as usize,
@@ -109,6 +114,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         audit: compile_audit::compile(c, config),
         shutdown_delay: config.shutdown.delay.0,
         shutdown_deadline: config.shutdown.deadline.0,
+        upgrade: compile_upgrade::compile(c, config),
         reload_interval: at_least(c, &["reload", "interval"], config.reload.interval, 100),
         logto,
         revocations: compile_webhook::revocations(c, &config.revocations),
@@ -232,48 +238,6 @@ fn trusted_proxies(c: &mut Compiler<'_>, texts: &[String]) -> Vec<IpNet> {
         }
     }
     nets
-}
-
-fn limits(c: &mut Compiler<'_>, limits: &config::Limits, listeners: usize) -> Limits {
-    let mut least = |key: &str, found: u64, least: u64, shown: &dyn std::fmt::Display| {
-        if found < least {
-            c.fault(trail(&[&"limits", &key]), &shown.to_string(), "too small to serve anything", format!("write {least} or more"));
-        }
-    };
-    least("token_bytes", limits.token_bytes.0, 512, &limits.token_bytes);
-    least("header_bytes", limits.header_bytes.0, 8192, &limits.header_bytes);
-    least("header_count", limits.header_count.into(), 16, &limits.header_count);
-    least("uri_bytes", limits.uri_bytes.0, 256, &limits.uri_bytes);
-    least("identity_header_bytes", limits.identity_header_bytes.0, 64, &limits.identity_header_bytes);
-    // Each listener holds room for the connection that it waits for.
-    least("connections", limits.connections.into(), listeners as u64 + 1, &limits.connections);
-    least("streams", limits.streams.into(), 1, &limits.streams);
-    least("key_count", limits.key_count.into(), 1, &limits.key_count);
-    least("key_set_bytes", limits.key_set_bytes.0, 1024, &limits.key_set_bytes);
-    Limits {
-        token_bytes: limits.token_bytes.bytes_usize(),
-        header_bytes: limits.header_bytes.bytes_usize(),
-        header_count: limits.header_count as usize,
-        uri_bytes: limits.uri_bytes.bytes_usize(),
-        identity_header_bytes: limits.identity_header_bytes.bytes_usize(),
-        body_bytes: limits.body_bytes.0,
-        connections: limits.connections as usize,
-        streams: limits.streams,
-        key_count: limits.key_count as usize,
-        key_set_bytes: limits.key_set_bytes.bytes_usize(),
-    }
-}
-
-fn timeouts(c: &mut Compiler<'_>, timeouts: &config::Timeouts) -> Timeouts {
-    let mut least = |key: &str, span: Span| at_least(c, &["timeouts", key], span, 1);
-    Timeouts {
-        header: least("header", timeouts.header),
-        idle: least("idle", timeouts.idle),
-        body: least("body", timeouts.body),
-        connect: least("connect", timeouts.connect),
-        response: least("response", timeouts.response),
-        tunnel_idle: least("tunnel_idle", timeouts.tunnel_idle),
-    }
 }
 
 fn keys(c: &mut Compiler<'_>, keys: &config::Keys) -> config::Keys {

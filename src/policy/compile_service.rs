@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, Uri};
+use http::HeaderName;
+use http::uri::Authority;
 use url::Url;
 
 use super::claims::{ClaimPath, ClaimRule, ClaimValue};
@@ -13,6 +13,7 @@ use super::compile_issuer::{self, Issuers};
 use super::compile_rate;
 use super::compile_registration::own_prefixes;
 use super::compile_tls;
+use super::compile_upstream;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::scope::{ScopeRule, is_scope_token};
@@ -63,7 +64,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     let prefix = prefix(c, config, &service.path, at("path"));
     let audiences = published_first(audiences(c, &service.resource.0, at), service.public_url.as_deref());
     let metadata_url = metadata_url(c, service, &audiences, at);
-    let upstream = upstream(c, &service.upstream, at("upstream"));
+    let upstream = compile_upstream::compile(c, config, &service.upstream, &at("upstream"));
     let identity = identity(c, service, at);
     let certificate_headers = compile_tls::headers(c, config, service, &identity, &at("client_certificate_headers"));
     let mut compiled = Service {
@@ -80,6 +81,8 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         certificate_headers,
         forward_authorization: service.forward_authorization,
         rate_limits: service_limits(c, service, at("rate_limit")),
+        rewriting: Arc::default(),
+        cors: None,
         scopes: Vec::new(),
         own: false,
         prefix,
@@ -87,10 +90,11 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     if service.routes.0.is_empty() {
         c.absence(at("routes"), "", "no route, so that everything would be refused", "name at least one, as in GET /healthz: public");
     }
+    let body_bytes = service.body_bytes.unwrap_or(config.limits.body_bytes).0;
     for (text, written) in &service.routes.0 {
         let mut place = at("routes");
         place.push(text.clone());
-        route(c, config, &mut compiled, text, written, place);
+        route(c, config, &mut compiled, (text, written), body_bytes, place);
     }
     compiled.scopes = scopes(&compiled.routes);
     compiled
@@ -109,7 +113,7 @@ impl Service {
             prefix: prefix.to_owned(),
             audiences: Vec::new(),
             metadata_url: String::new(),
-            upstream: Upstream { base: Uri::default() },
+            upstream: Upstream::nowhere(),
             issuers: Vec::new(),
             introspection: None,
             consent: None,
@@ -119,6 +123,8 @@ impl Service {
             certificate_headers: Arc::new([]),
             forward_authorization: false,
             rate_limits: Vec::new(),
+            rewriting: Arc::default(),
+            cors: None,
             scopes: Vec::new(),
             own: true,
         }
@@ -211,24 +217,6 @@ fn metadata_url(c: &mut Compiler<'_>, service: &config::Service, audiences: &[St
     }
 }
 
-fn upstream(c: &mut Compiler<'_>, text: &str, at: Trail) -> Upstream {
-    let uri = text.parse::<Uri>().ok();
-    let scheme = uri.as_ref().and_then(Uri::scheme).cloned().filter(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
-    let authority = uri.as_ref().and_then(Uri::authority).cloned().filter(|authority| !authority.as_str().contains('@'));
-    let (Some(uri), Some(scheme), Some(authority)) = (uri, scheme, authority) else {
-        c.fault(at, text, "no upstream", "write it as in http://127.0.0.1:3000");
-        return Upstream { base: Uri::default() };
-    };
-    if uri.path() != "/" || uri.query().is_some() {
-        c.fault(at, text, "a path in the upstream", "leave it out: paths are forwarded as they come");
-    }
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(scheme);
-    parts.authority = Some(authority);
-    parts.path_and_query = Some(PathAndQuery::from_static("/"));
-    Upstream { base: Uri::from_parts(parts).unwrap_or_default() }
-}
-
 fn identity(c: &mut Compiler<'_>, service: &config::Service, at: &dyn Fn(&str) -> Trail) -> Vec<IdentityHeader> {
     let written: Vec<(String, String)> = match &service.headers {
         Some(headers) => headers.0.clone(),
@@ -256,7 +244,14 @@ fn identity(c: &mut Compiler<'_>, service: &config::Service, at: &dyn Fn(&str) -
     identity
 }
 
-fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &str, written: &config::Route, at: Trail) {
+fn route(
+    c: &mut Compiler<'_>,
+    config: &Config,
+    service: &mut Service,
+    (text, written): (&str, &config::Route),
+    body_bytes: u64,
+    at: Trail,
+) {
     let key = match RouteKey::parse(text) {
         Ok(key) => key,
         Err(message) => return c.fault_message(at, text, &message),
@@ -276,7 +271,7 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
             steps.push("timeout");
             at_least(c, &steps, span, 1)
         }
-        None => config.timeouts.response.0,
+        None => service.upstream.timeouts.response,
     };
     let name: Arc<str> = Arc::from(text);
     let place: Trail = at.iter().cloned().chain(["rate_limit".to_owned()]).collect();
@@ -285,8 +280,23 @@ fn route(c: &mut Compiler<'_>, config: &Config, service: &mut Service, text: &st
     let index = service.routes.len();
     match service.tree.insert(&key, Target::Route(index)) {
         Ok(()) => {
-            let (mode, streams, audit) = (written.mode, written.streams, written.audit);
-            service.routes.push(Route { key: name, requirement, client_certificate, timeout, mode, streams, rate_limits, audit });
+            let (mode, streams, websocket_token, audit) = (written.mode, written.streams, written.websocket_token, written.audit);
+            let body_bytes = written.body_bytes.map_or(body_bytes, |size| size.0);
+            let (rewriting, cors) = (service.rewriting.clone(), None);
+            service.routes.push(Route {
+                key: name,
+                requirement,
+                client_certificate,
+                timeout,
+                mode,
+                streams,
+                websocket_token,
+                rate_limits,
+                body_bytes,
+                audit,
+                rewriting,
+                cors,
+            });
         }
         Err(Target::Route(other)) => {
             let reason = format!("either this or '{}' could win", service.routes[*other].key);

@@ -91,7 +91,7 @@ impl Managed {
 }
 
 /// How the laxest server reads a name: lower case, and any odd character as a dash.
-fn fold(name: &str) -> String {
+pub fn fold(name: &str) -> String {
     name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '-' }).collect()
 }
 

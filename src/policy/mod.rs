@@ -3,58 +3,76 @@
 //! **Invariant:** `compile` is the only maker of a [`Policy`]. There is no `validate()`: a policy that exists is valid.
 
 mod audit;
+mod balance;
 mod changes;
 mod claims;
 mod compile;
 mod compile_audit;
+mod compile_balance;
 mod compile_consent;
+mod compile_cors;
 mod compile_introspection;
 mod compile_issuer;
+mod compile_limits;
 mod compile_listen;
 mod compile_logto;
 mod compile_rate;
 mod compile_registration;
+mod compile_rewrite;
 mod compile_service;
 mod compile_tls;
+mod compile_upgrade;
+mod compile_upstream;
 mod compile_webhook;
 mod consent;
+mod cors;
 mod describe;
+mod header_changes;
 mod introspection;
+mod limits;
 mod listen;
 mod managed;
 mod path;
 mod rate;
 mod registration;
 mod revocation;
+mod rewriting;
 mod route_key;
 mod scope;
 mod step_up;
 mod table;
 mod tenant;
 mod tls;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use http::{HeaderName, Uri};
+use http::HeaderName;
 use ipnet::IpNet;
 
 pub use audit::{Audit, AuditTo, Decided, Facility, RouteAudit, SyslogServer};
+pub use balance::{Balance, Balancing, CircuitBreaker, Ejection, HealthCheck, Question, Retries, RetryOn, is_idempotent};
 pub use changes::changes;
 pub use claims::{ClaimPath, ClaimRule, ClaimValue};
 pub use compile::{Files, compile};
 pub use compile_issuer::{ALGORITHMS, is_loopback};
+pub use compile_upgrade::Upgrade;
 pub use compile_webhook::WEBHOOK_WINDOW_MS;
 pub use consent::Consent;
+pub use cors::{Cors, OriginRule, origin, preflight};
+pub use header_changes::HeaderChanges;
 pub use introspection::{EndpointSource, Introspection};
+pub use limits::{Limits, Timeouts};
 pub use listen::{Listen, Listener, Spoken};
-pub use managed::Managed;
+pub use managed::{Managed, fold};
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
 pub use registration::{OwnEndpoint, RedirectRules, Registration};
 pub use revocation::{REVOKED_LIFT_WINDOW_MS, Revocations};
+pub use rewriting::{HostRewrite, PathRewrite, Rewriting};
 pub use route_key::{Methods, RouteKey};
 pub use scope::{ScopeRule, Scopes};
 pub use step_up::StepUp;
@@ -62,7 +80,9 @@ pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
 pub use tls::{CertificateHeader, CertificatePart, CertificateRule, ClientCertificates, Tls, TlsFiles, TlsVersion};
 
-pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, RoleKind, Secret, Streams};
+pub use upstream::{At, Dns, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
+
+pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, Protocol, RoleKind, Secret, Streams};
 
 /// Everything that the operator's document means.
 #[derive(Debug)]
@@ -90,6 +110,7 @@ pub struct Policy {
     pub audit: Option<Audit>,
     pub shutdown_delay: Duration,
     pub shutdown_deadline: Duration,
+    pub upgrade: Option<Upgrade>,
     pub reload_interval: Duration,
     pub state: State,
     pub logto: Option<Logto>,
@@ -146,17 +167,14 @@ pub struct Service {
     pub certificate_headers: Arc<[CertificateHeader]>,
     pub forward_authorization: bool,
     pub rate_limits: Vec<Arc<RateLimit>>,
+    /// What changes on the way, where a route says nothing of its own; and on refusals that have no route.
+    pub rewriting: Arc<Rewriting>,
+    /// Which pages may read refusals that have no route.
+    pub cors: Option<Arc<Cors>>,
     /// Scopes that some route asks for, for `scopes_supported`.
     pub scopes: Vec<String>,
     /// Whether this is not an operator's service but the gate's own endpoints of a host.
     pub own: bool,
-}
-
-/// Where a request is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// Scheme and authority, with `/` as path.
-    pub base: Uri,
 }
 
 /// What a path and a method lead to.
@@ -183,9 +201,17 @@ pub struct Route {
     pub mode: Mode,
     /// What becomes of an open stream when its token counts no more.
     pub streams: Streams,
+    /// Whether a WebSocket may bring its token among the subprotocols that it offers.
+    pub websocket_token: bool,
     pub rate_limits: RateLimits,
+    /// The longest body of a request.
+    pub body_bytes: u64,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,
+    /// What changes on the way.
+    pub rewriting: Arc<Rewriting>,
+    /// Which pages may call; `None` leaves that to the upstream.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// What a request must bring.
@@ -209,30 +235,6 @@ pub struct Rules {
 pub struct IdentityHeader {
     pub name: HeaderName,
     pub claim: ClaimPath,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    pub token_bytes: usize,
-    pub header_bytes: usize,
-    pub header_count: usize,
-    pub uri_bytes: usize,
-    pub identity_header_bytes: usize,
-    pub body_bytes: u64,
-    pub connections: usize,
-    pub streams: u32,
-    pub key_count: usize,
-    pub key_set_bytes: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    pub header: Duration,
-    pub idle: Duration,
-    pub body: Duration,
-    pub connect: Duration,
-    pub response: Duration,
-    pub tunnel_idle: Duration,
 }
 
 impl Policy {

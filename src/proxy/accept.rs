@@ -2,19 +2,24 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::bind::{Bound, Inherited, Raw, bind, set_mode};
+use super::addresses;
+use super::bind::{Activated, Bound, Raw, adopt, bind, set_mode};
 use super::connection::{Accepted, serve};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
-use super::opening::Settings;
+use super::inherited::Inherited;
+use super::preamble::Settings;
 use super::tls::Tls;
+use crate::observe::Limit;
 use crate::policy::{Listen, Listener, Policy};
 
 /// After an error of `accept` (out of descriptors), so that the loop does not spin.
@@ -27,7 +32,7 @@ pub struct Listeners {
     room: Arc<Semaphore>,
     room_size: usize,
     tls: Arc<ArcSwapOption<Tls>>,
-    inherited: Inherited,
+    activated: Activated,
     /// Accept loops and connections.
     busy: watch::Sender<usize>,
 }
@@ -37,6 +42,8 @@ struct Listening {
     /// Where it is bound: the port that was chosen, if it was to be chosen.
     addresses: Vec<Listen>,
     settings: Arc<ArcSwap<Listener>>,
+    /// Copies, for the process that comes after this one. They would keep the sockets open, and go first.
+    sockets: Vec<OwnedFd>,
 }
 
 /// Listeners that are bound and do not accept yet.
@@ -53,23 +60,26 @@ impl Listeners {
             room: Arc::new(Semaphore::new(connections_max)),
             room_size: connections_max,
             tls: Arc::default(),
-            inherited: Inherited::take(),
+            activated: Activated::take(),
             busy: watch::Sender::new(0),
         }
     }
 
-    /// Binds what a policy asks for and is not bound yet. Nothing changes for clients.
-    pub fn prepare(&self, policy: &Policy) -> Result<Prepared, String> {
+    /// Binds what a policy asks for and is neither bound yet nor inherited. Nothing changes for clients.
+    pub fn prepare(&self, policy: &Policy, inherited: &mut Inherited) -> Result<Prepared, String> {
         let tls = policy.tls.as_ref().map(|tls| Tls::renew(self.tls.load_full(), tls)).transpose()?;
         let mut bound = Vec::new();
         for (i, listener) in policy.listeners.iter().enumerate() {
-            if let Some(other) = policy.listeners[..i].iter().find(|other| self.inherited.overlap(&listener.address, &other.address)) {
+            if let Some(other) = policy.listeners[..i].iter().find(|other| self.activated.overlap(&listener.address, &other.address)) {
                 return Err(format!("listen {listener}: it is the same socket as {other}; keep one of the two"));
             }
         }
         for listener in policy.listeners.iter().filter(|listener| !self.open.contains_key(&listener.address)) {
-            let sockets = bind(listener, &self.inherited)
-                .map_err(|error| format!("listen {listener}: {error}; end what holds it, or choose another address"))?;
+            let sockets = match inherited.take(&listener.address) {
+                Some(sockets) => adopt(listener, sockets),
+                None => bind(listener, &self.activated),
+            };
+            let sockets = sockets.map_err(|error| format!("listen {listener}: {error}; end what holds it, or choose another address"))?;
             bound.push((listener.clone(), sockets));
         }
         Ok(Prepared { bound, tls })
@@ -96,6 +106,7 @@ impl Listeners {
             let addresses = sockets.iter().map(|bound| bound.address().unwrap_or_else(|| listener.address.clone())).collect();
             let address = listener.address.clone();
             let settings = Arc::new(ArcSwap::from_pointee(listener));
+            let copies = sockets.iter().filter_map(|bound| bound.copy().ok()).collect();
             for bound in sockets {
                 let accepting = Accepting {
                     gate: self.gate.clone(),
@@ -107,7 +118,7 @@ impl Listeners {
                 };
                 tokio::spawn(accepting.run(bound));
             }
-            self.open.insert(address, Listening { phase, addresses, settings });
+            self.open.insert(address, Listening { phase, addresses, settings, sockets: copies });
         }
     }
 
@@ -137,10 +148,28 @@ impl Listeners {
         self.open.values().flat_map(|listening| listening.addresses.iter().cloned()).collect()
     }
 
+    /// What is open, as the policy names it.
+    pub fn names(&self) -> impl Iterator<Item = &Listen> {
+        self.open.keys()
+    }
+
+    /// Copies of the sockets, for the process that comes after this one.
+    pub fn sockets(&self) -> io::Result<Vec<(Listen, OwnedFd)>> {
+        let named = self.open.iter().flat_map(|(listen, listening)| listening.sockets.iter().map(move |socket| (listen, socket)));
+        named.map(|(listen, socket)| Ok((listen.clone(), socket.try_clone()?))).collect()
+    }
+
     /// Stops accepting and asks every connection to end.
     pub fn drain(&mut self) {
-        for listening in self.open.values() {
-            listening.phase.send_replace(Phase::Draining);
+        self.leave(&[]);
+    }
+
+    /// The same; these listeners are another process's now.
+    pub fn leave(&mut self, handed_over: &[Listen]) {
+        for (listen, listening) in &mut self.open {
+            listening.sockets.clear();
+            let phase = if handed_over.contains(listen) { Phase::HandedOver } else { Phase::Draining };
+            listening.phase.send_replace(phase);
         }
     }
 
@@ -183,6 +212,9 @@ struct Accepting {
 impl Accepting {
     async fn run(mut self, bound: Bound) {
         self.accept_all(&bound).await;
+        if *self.phase.borrow() == Phase::HandedOver {
+            return;
+        }
         for (stream, peer) in bound.close().unwrap_or_default() {
             let Ok(room) = self.room.clone().try_acquire_owned() else { return };
             self.start(stream, peer, room);
@@ -193,10 +225,16 @@ impl Accepting {
     async fn accept_all(&mut self, bound: &Bound) {
         let mut ending = self.phase.clone();
         loop {
-            let room = tokio::select! {
-                biased;
-                _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
-                room = self.room.clone().acquire_owned() => room,
+            let room = match self.room.clone().try_acquire_owned() {
+                Ok(room) => Ok(room),
+                Err(_) => {
+                    self.gate.observer.metrics.limits.count(Limit::Connections);
+                    tokio::select! {
+                        biased;
+                        _ = ending.wait_for(|phase| *phase >= Phase::Draining) => return,
+                        room = self.room.clone().acquire_owned() => room,
+                    }
+                }
             };
             let Ok(room) = room else { return };
             let accepted = tokio::select! {
@@ -219,8 +257,10 @@ impl Accepting {
         let settings = Settings { listener: self.settings.load_full(), tls: self.tls.clone() };
         let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
-            let held = Arc::new(Held { _room: room, _counted: counted });
+            // Its place among those of its address is taken before the handshake, which costs more than anything else that a
+            // client may cause so cheaply.
             let Some(opened) = settings.open(&gate, stream, peer).await else { return };
+            let held = Arc::new(Held { _room: room, _counted: counted, _address: opened.place });
             let Listener { protocol, redirect_to_https, .. } = *settings.listener;
             let peer = Peer { address: opened.address, tls: opened.tls, shown: opened.shown, redirect_to_https, facts: None, held };
             serve(gate, Accepted { stream: opened.stream, peer, phase, protocol }).await;
@@ -232,6 +272,7 @@ impl Accepting {
 pub struct Held {
     _room: OwnedSemaphorePermit,
     _counted: Counted,
+    _address: Option<addresses::Counted>,
 }
 
 /// Keeps the gate from ending for as long as it lives.

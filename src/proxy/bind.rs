@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
@@ -34,6 +35,13 @@ impl Bound {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok().map(Listen::Tcp),
             Self::Unix(..) => None,
+        }
+    }
+
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -72,7 +80,7 @@ impl Bound {
 }
 
 /// Binds a listener. A name of sockets that were passed on may stand for several.
-pub fn bind(listener: &Listener, inherited: &Inherited) -> io::Result<Vec<Bound>> {
+pub fn bind(listener: &Listener, activated: &Activated) -> io::Result<Vec<Bound>> {
     match &listener.address {
         Listen::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
@@ -83,8 +91,20 @@ pub fn bind(listener: &Listener, inherited: &Inherited) -> io::Result<Vec<Bound>
             TcpListener::from_std(socket.into()).map(|listener| vec![Bound::Tcp(listener)])
         }
         Listen::Unix(path) => unix(path, listener.mode).map(|listener| vec![Bound::Unix(listener, true)]),
-        Listen::Inherited(name) => inherited.open(name),
+        Listen::Inherited(name) => activated.open(name),
     }
+}
+
+/// Goes on with sockets that another process bound. They are shared with that one, and do not block there either.
+pub fn adopt(listener: &Listener, sockets: Vec<OwnedFd>) -> io::Result<Vec<Bound>> {
+    let adopt = |socket: OwnedFd| match SockRef::from(&socket).domain()? {
+        Domain::UNIX => {
+            let ours = matches!(listener.address, Listen::Unix(_));
+            UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).map(|listener| Bound::Unix(listener, ours))
+        }
+        _ => TcpListener::from_std(std::net::TcpListener::from(socket)).map(Bound::Tcp),
+    };
+    sockets.into_iter().map(adopt).collect()
 }
 
 /// A Unix socket with its permissions. Nobody can connect to a socket that is bound and not listened on yet, so that there
@@ -114,7 +134,7 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 /// Sockets that were passed on, kept for as long as the process lives: a listener may be taken out of the configuration
 /// and come back.
 #[derive(Default)]
-pub struct Inherited(Vec<Passed>);
+pub struct Activated(Vec<Passed>);
 
 struct Passed {
     number: String,
@@ -127,7 +147,7 @@ enum Kept {
     Unix(std::os::unix::net::UnixListener),
 }
 
-impl Inherited {
+impl Activated {
     /// Takes what the environment tells of (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`). There is something to take once
     /// a process.
     pub fn take() -> Self {

@@ -17,11 +17,17 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
+use super::admission::Place;
 use super::ending::StreamBody;
 use super::failure::Failure;
+use super::kept::{KeptBody, Replay};
+use super::pace::{LeastRate, Pace};
 use super::taking::{PIECE_BYTES_MAX, Taking};
+use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::Snapshot;
-use crate::observe::{CLIENT_GONE, Outcome, Record};
+use crate::clock;
+use crate::observe::{CLIENT_GONE, Limit, Outcome, Record};
+use crate::policy::fold;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,18 +39,40 @@ pub struct BodyError(pub Failure);
 /// How far a request's body has come: what the wait for an answer must know.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
+    /// Whether its client may be silent for as long as it wants: that of a gRPC call, whose messages come when there are any.
+    unhurried: bool,
     frames: AtomicU64,
+    looks: AtomicU64,
     finished: AtomicBool,
+    answered: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
 
 impl BodyProgress {
+    pub fn of(unhurried: bool) -> Self {
+        Self { unhurried, ..Self::default() }
+    }
+
+    /// What differs from the look before as long as the wait for an answer has not begun: while the body moves, and while an
+    /// unhurried one is open.
     pub fn frames(&self) -> u64 {
+        let open = self.unhurried && !self.is_finished();
+        let looks = if open { self.looks.fetch_add(1, Ordering::Relaxed) + 1 } else { self.looks.load(Ordering::Relaxed) };
+        self.moved() + looks
+    }
+
+    /// How many frames have come.
+    pub fn moved(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
     }
 
     pub fn is_finished(&self) -> bool {
         self.finished.load(Ordering::Relaxed)
+    }
+
+    /// The service has begun to answer: what follows of the body is a conversation, and whoever has nothing to say is not slow.
+    pub fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     pub fn failure(&self) -> Option<Failure> {
@@ -59,14 +87,25 @@ impl BodyProgress {
 
 /// A request's body on its way to the upstream.
 pub struct RequestBody {
-    inner: Incoming,
-    snapshot: Arc<Snapshot>,
+    inner: RequestSource,
+    /// Where it is kept while it goes by, if it may be sent once more.
+    kept: Option<Arc<KeptBody>>,
+    /// `None` where it is not a client's.
+    snapshot: Option<Arc<Snapshot>>,
     /// Names of trailers that end here.
     nominated: Vec<String>,
     progress: Arc<BodyProgress>,
     bytes_left: u64,
+    least: Option<LeastRate>,
+    pace: Pace,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+}
+
+enum RequestSource {
+    Client(Incoming),
+    /// What was kept of a client's.
+    Kept(Replay),
 }
 
 impl RequestBody {
@@ -74,10 +113,66 @@ impl RequestBody {
         progress.finished.store(inner.is_end_stream(), Ordering::Relaxed);
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
-        Self { inner, snapshot, nominated, progress, bytes_left, stall, stalled: None }
+        let (inner, snapshot) = (RequestSource::Client(inner), Some(snapshot));
+        Self { inner, kept: None, snapshot, nominated, progress, bytes_left, least: None, pace: Pace::default(), stall, stalled: None }
+    }
+
+    /// With a route's own length, and a least rate unless it is one side of a conversation.
+    pub fn within(self, bytes_max: u64, conversation: bool) -> Self {
+        let rate = self.snapshot.as_ref().and_then(|snapshot| snapshot.policy.limits.body_rate).filter(|_| !conversation);
+        let least = rate.map(|bytes_per_second| LeastRate { bytes_per_second, window: self.stall });
+        Self { bytes_left: bytes_max, least, ..self }
+    }
+
+    /// Whether the client sends too little while it is waited for.
+    fn trickles(&mut self, bytes: usize) -> bool {
+        let Some(least) = self.least else { return false };
+        if self.progress.answered.load(Ordering::Relaxed) {
+            self.least = None;
+            return false;
+        }
+        self.pace.moved(bytes, clock::instant_now(), least)
+    }
+
+    /// Keeps it while it goes by, up to so many bytes.
+    pub fn keep(&mut self, bytes_max: usize) -> Arc<KeptBody> {
+        let kept = KeptBody::new(bytes_max, self.size_hint(), self.is_end_stream());
+        self.kept = Some(kept.clone());
+        kept
+    }
+
+    /// One that was kept, once more; or one of the gate's own.
+    pub fn again(replay: Replay, progress: Arc<BodyProgress>) -> Self {
+        let inner = RequestSource::Kept(replay);
+        let (snapshot, nominated) = (None, Vec::new());
+        Self {
+            inner,
+            kept: None,
+            snapshot,
+            nominated,
+            progress,
+            bytes_left: 0,
+            least: None,
+            pace: Pace::default(),
+            stall: Duration::ZERO,
+            stalled: None,
+        }
+    }
+
+    fn finish(&self) {
+        self.progress.finished.store(true, Ordering::Relaxed);
+        if let Some(kept) = &self.kept {
+            kept.end();
+        }
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.unhurried {
+            return Poll::Pending;
+        }
+        if self.least.is_some() {
+            self.pace.waits(clock::instant_now());
+        }
         let stall = self.stall;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
         match stalled.as_mut().poll(cx) {
@@ -93,30 +188,42 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Pending => return this.watch_stall(cx),
-            Poll::Ready(frame) => frame,
+        let frame = match &mut this.inner {
+            RequestSource::Kept(replay) => {
+                this.progress.frames.fetch_add(1, Ordering::Relaxed);
+                return Poll::Ready(replay.next().map(Ok));
+            }
+            RequestSource::Client(inner) => match Pin::new(inner).poll_frame(cx) {
+                Poll::Pending => return this.watch_stall(cx),
+                Poll::Ready(frame) => frame,
+            },
         };
         this.stalled = None;
         this.progress.frames.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(match frame {
             None => {
-                this.progress.finished.store(true, Ordering::Relaxed);
+                this.finish();
                 None
             }
             Some(Err(_)) => Some(Err(this.progress.fail(Failure::BodyBroken))),
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if this.trickles(data.len()) {
+                        return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTrickles))));
+                    }
                     match this.bytes_left.checked_sub(data.len() as u64) {
                         Some(left) => this.bytes_left = left,
                         None => return Poll::Ready(Some(Err(this.progress.fail(Failure::BodyTooLarge)))),
                     }
                 }
-                if let Some(trailers) = frame.trailers_mut() {
-                    clean_trailers(trailers, &this.snapshot, &this.nominated);
+                if let (Some(trailers), Some(snapshot)) = (frame.trailers_mut(), &this.snapshot) {
+                    clean_trailers(trailers, snapshot, &this.nominated);
                 }
-                if this.inner.is_end_stream() {
-                    this.progress.finished.store(true, Ordering::Relaxed);
+                if let Some(kept) = &this.kept {
+                    kept.keep(&frame);
+                }
+                if this.is_end_stream() {
+                    this.finish();
                 }
                 Some(Ok(frame))
             }
@@ -124,21 +231,27 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.inner {
+            RequestSource::Client(inner) => inner.is_end_stream(),
+            RequestSource::Kept(replay) => replay.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            RequestSource::Client(inner) => inner.size_hint(),
+            RequestSource::Kept(replay) => replay.hint(),
+        }
     }
 }
 
 /// Takes fields out of a trailer section that only mean something in a header section (RFC 9110 §6.5.1), those that
-/// `Connection` nominated (§7.6.1), and those that are the gate's to set.
+/// `Connection` nominated (§7.6.1), and those that are the gate's or the operator's to set.
 fn clean_trailers(trailers: &mut HeaderMap, snapshot: &Snapshot, nominated: &[String]) {
     let names: Vec<_> = trailers.keys().cloned().collect();
     for name in names {
         let misplaced = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, SET_COOKIE].contains(&name);
-        let hop = nominated.iter().any(|option| option == name.as_str());
+        let hop = nominated.iter().any(|option| option == name.as_str() || *option == fold(name.as_str()));
         if misplaced || hop || snapshot.policy.managed.covers_trailer(name.as_str()) {
             trailers.remove(&name);
         }
@@ -171,13 +284,14 @@ pub struct ResponseBody {
     snapshot: Option<Arc<Snapshot>>,
     nominated: Vec<String>,
     record: Option<Record>,
-    open: Option<OpenRequest>,
+    open: Option<Arc<OpenRequest>>,
+    place: Option<Place>,
     ended: bool,
 }
 
 enum Source {
     Own(Full<Bytes>),
-    Upstream(Incoming),
+    Upstream(UpstreamBody),
     Stream(Box<StreamBody>),
 }
 
@@ -186,7 +300,7 @@ impl ResponseBody {
         Self::new(Source::Own(Full::new(bytes.into())), None, Vec::new())
     }
 
-    pub fn upstream(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
+    pub fn upstream(inner: UpstreamBody, snapshot: Arc<Snapshot>, nominated: Vec<String>) -> Self {
         Self::new(Source::Upstream(inner), Some(snapshot), nominated)
     }
 
@@ -196,13 +310,23 @@ impl ResponseBody {
     }
 
     fn new(source: Source, snapshot: Option<Arc<Snapshot>>, nominated: Vec<String>) -> Self {
-        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, ended: false }
+        Self { source, rest: Bytes::new(), taking: None, snapshot, nominated, record: None, open: None, place: None, ended: false }
+    }
+
+    /// Only the head of the answer was asked for.
+    pub fn leave_out(&mut self) {
+        self.source = Source::Own(Full::default());
     }
 
     /// The request is open until the body is gone, and its client is watched while it is sent.
-    pub fn hold(&mut self, open: OpenRequest, taking: Option<Arc<Taking>>) {
+    pub fn hold(&mut self, open: Arc<OpenRequest>, taking: Option<Arc<Taking>>) {
         self.open = Some(open);
         self.taking = taking;
+    }
+
+    /// The place of its request or stream is given back when the body is gone.
+    pub fn keep(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Ties the record to the body: it is written when the last byte went out, or when the client left.
@@ -222,6 +346,7 @@ impl Drop for ResponseBody {
             if self.taking.as_ref().is_some_and(|taking| taking.was_given_up()) {
                 record.outcome = Outcome::Failed;
                 record.detail = "took nothing for too long".into();
+                record.limited(Limit::BodyTime);
             }
         }
     }
@@ -236,7 +361,7 @@ impl Body for ResponseBody {
         let frame = match (&mut this.source, this.rest.is_empty()) {
             (_, false) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest))))),
             (Source::Own(body), true) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            (Source::Upstream(body), true) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            (Source::Upstream(body), true) => Pin::new(body).poll_frame(cx),
             (Source::Stream(body), true) => body.poll(cx),
         };
         if let Some(taking) = &this.taking {
@@ -244,10 +369,13 @@ impl Body for ResponseBody {
         }
         let Poll::Ready(mut frame) = frame else { return Poll::Pending };
         if let (Source::Stream(body), Some(record)) = (&this.source, &mut this.record)
-            && let Some(reason) = body.ended_by()
+            && let Some(ended) = body.ended_by()
         {
-            record.reason = Some(reason);
+            record.reason = Some(ended.reason);
             record.detail = "the stream was ended".into();
+            if ended.failed {
+                record.outcome = Outcome::Failed;
+            }
         }
         match &mut frame {
             None => this.ended = true,
@@ -262,12 +390,14 @@ impl Body for ResponseBody {
                     clean_trailers(trailers, snapshot, &this.nominated);
                 }
             }
-            Some(Err(_)) => {
+            Some(Err(error)) => {
                 this.ended = true;
                 if let Some(record) = &mut this.record {
+                    let stopped = error.downcast_ref::<AnswerStopped>();
+                    let failure = if stopped.is_some() { Failure::UpstreamSlow } else { Failure::UpstreamBroken };
                     record.outcome = Outcome::Failed;
-                    record.reason = Some(Failure::UpstreamBroken.row().code);
-                    record.detail = "while sending its body".into();
+                    record.reason = Some(failure.row().code);
+                    record.detail = stopped.map_or_else(|| "while sending its body".into(), |stopped| stopped.to_string().into());
                 }
             }
         }

@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Version};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
@@ -19,16 +20,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::body::{OpenRequest, ResponseBody};
+use super::broken::{count, count_error};
+use super::flood::{FloodLimits, FloodWatch};
 use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
+use super::lifetime::Lifetime;
 use super::screen::connection_options;
-use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
+use super::stream::{Framing, GuardedStream, Patience, Stream, StreamFacts};
 use super::taking::{PIECE_BYTES_MAX, StreamTasks, Taking};
+use crate::clock;
+use crate::observe::Limit;
 use crate::policy::{Policy, Spoken};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Streams that a client may have opened and reset before we answered; more is an attack (CVE-2023-44487).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Streams that a client may have opened and reset before we so much as looked at them, and our own resets of streams that
+/// were malformed; more is an attack (CVE-2023-44487, CVE-2025-8671).
 const RESET_STREAMS_MAX: usize = 50;
 /// After this long without a request, a connection is put to rest.
 const REST_AFTER: Duration = Duration::from_millis(250);
@@ -37,7 +44,7 @@ const REST_AFTER: Duration = Duration::from_millis(250);
 const HEADS_READ_MAX: usize = 2;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
-/// How long a new connection may stay silent once the gate drains.
+/// How long a connection on which nothing is asked stays open once the gate drains.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection that was accepted, and what it was accepted with.
@@ -48,30 +55,47 @@ pub struct Accepted {
     pub protocol: Spoken,
 }
 
+/// What a tunnel takes along of the connection that it was opened on.
+#[derive(Clone)]
+pub struct Berth {
+    /// The connection is in use for as long as it has a tunnel: over HTTP/2 it would be taken for idle.
+    _open: Arc<OpenRequest>,
+    pub phase: watch::Receiver<Phase>,
+}
+
 /// Serves a connection to its end.
 pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
     let Accepted { mut stream, peer, mut phase, protocol } = accepted;
+    let lifetime = Lifetime::begin(policy);
     let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase, protocol));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
         Ok(Err(_)) => return,
-        Err(_) => return count(&gate, "silent"),
+        Err(_) => {
+            gate.observer.metrics.limits.count(Limit::HeadTime);
+            return count(&gate, "silent");
+        }
     };
     let outcome = match http2 {
         true => {
             let written = Arc::new(AtomicU64::new(0));
-            let framing = Framing::Http2(written.clone());
-            let stream = GuardedStream::new(stream, prefix, framing, policy.timeouts.header, policy.timeouts.body);
-            serve_http2(&gate, policy, stream, &written, peer, phase).await
+            let floods = FloodLimits { resets: policy.limits.http2_resets, control_frames: policy.limits.http2_control_frames };
+            let framing = Framing::Http2(written.clone(), Box::new(FloodWatch::new(floods)));
+            let stream = GuardedStream::new(stream, prefix, framing, patience(&gate, policy));
+            serve_http2(&gate, policy, stream, &written, (peer, lifetime), phase).await
         }
-        false => serve_http1(&gate, policy, stream, prefix, peer, phase).await,
+        false => serve_http1(&gate, policy, stream, prefix, (peer, lifetime), phase).await,
     };
     if let Err(error) = outcome {
-        count(&gate, reason(&error));
+        count_error(&gate, &error);
         tracing::debug!(target: "wicketgate::connection", %error, "connection ended");
     }
+}
+
+fn patience(gate: &Gate, policy: &Arc<Policy>) -> Patience {
+    Patience { policy: policy.clone(), observer: gate.observer.clone() }
 }
 
 /// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS
@@ -116,25 +140,33 @@ async fn drained(phase: &mut watch::Receiver<Phase>) {
 /// kept, without a body. On any other hyper may have more to do, closing it first of all.
 async fn serve_http1(
     gate: &Arc<Gate>,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     mut stream: Stream,
     mut prefix: Vec<u8>,
-    mut peer: Peer,
+    (mut peer, lifetime): (Peer, Option<Arc<Lifetime>>),
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
-    let rest_after = REST_AFTER.min(policy.timeouts.idle);
+    let (rest_after, told) = (REST_AFTER.min(policy.timeouts.idle), phase.clone());
     loop {
         let facts = Arc::new(StreamFacts::default());
         peer.facts = Some(facts.clone());
-        let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), policy.timeouts.header, policy.timeouts.body);
+        let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), patience(gate, policy));
         let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-        let service = service_fn(|request| counted(gate, &peer, request, &open, &begun));
+        let leaving = Arc::new(AtomicBool::new(false));
+        let service = service_fn(|request| saying_so(&leaving, counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref()))));
         let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
             biased;
             outcome = &mut connection => return outcome,
             () = draining(&mut phase) => {
+                // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
+                leaving.store(true, Ordering::Relaxed);
+                tokio::select! {
+                    biased;
+                    outcome = &mut connection => return outcome,
+                    () = idle(&open, &begun, DRAIN_GRACE) => {}
+                }
                 Pin::new(&mut connection).graceful_shutdown();
                 return connection.await;
             }
@@ -162,7 +194,7 @@ async fn serve_http1(
                     Ok(bytes) => prefix = bytes,
                     Err(_) => return Ok(()),
                 },
-                () = draining(&mut phase) => return Ok(()),
+                () = drained(&mut phase) => return Ok(()),
                 () = tokio::time::sleep(policy.timeouts.idle - rest_after) => return Ok(()),
             }
         }
@@ -182,10 +214,10 @@ fn http1_builder(policy: &Policy) -> http1::Builder {
 
 async fn serve_http2(
     gate: &Arc<Gate>,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     stream: GuardedStream,
     written: &AtomicU64,
-    peer: Peer,
+    (peer, lifetime): (Peer, Option<Arc<Lifetime>>),
     mut phase: watch::Receiver<Phase>,
 ) -> hyper::Result<()> {
     let mut builder = http2::Builder::new(StreamTasks { patience: policy.timeouts.body });
@@ -198,11 +230,12 @@ async fn serve_http2(
         .initial_connection_window_size(WINDOW_BYTES)
         .initial_stream_window_size(WINDOW_BYTES / 4)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .enable_connect_protocol()
         .keep_alive_interval(policy.timeouts.idle)
         .keep_alive_timeout(policy.timeouts.header);
     let open = Arc::new(AtomicUsize::new(0));
-    let begun = Arc::new(AtomicUsize::new(0));
-    let service = service_fn(|request| counted(gate, &peer, request, &open, &begun));
+    let (begun, told) = (Arc::new(AtomicUsize::new(0)), phase.clone());
+    let service = service_fn(|request| counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref())));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -210,12 +243,14 @@ async fn serve_http2(
         outcome = connection.as_mut() => return outcome,
         () = draining(&mut phase) => {}
         () = idle(&open, &begun, policy.timeouts.idle) => {}
+        () = over(gate, lifetime.as_deref()) => {}
         () = certificate_lost(&peer) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = stuck(&open, &begun, written, policy.timeouts.body) => {
+            gate.observer.metrics.limits.count(Limit::BodyTime);
             count(gate, "timeout");
             Ok(())
         }
@@ -231,6 +266,14 @@ async fn stuck(open: &AtomicUsize, begun: &AtomicUsize, written: &AtomicU64, lim
         if written.load(Ordering::Relaxed) - before < PIECE_BYTES_MAX as u64 {
             return;
         }
+    }
+}
+
+/// Ends with the connection's lifetime, if it has one.
+async fn over(gate: &Gate, lifetime: Option<&Lifetime>) {
+    match lifetime {
+        Some(lifetime) => gate.observer.metrics.limits.count(lifetime.over().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -251,20 +294,44 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
 fn counted(
     gate: &Arc<Gate>,
     peer: &Peer,
-    request: Request<Incoming>,
-    open: &Arc<AtomicUsize>,
-    begun: &AtomicUsize,
+    mut request: Request<Incoming>,
+    (open, begun): (&Arc<AtomicUsize>, &AtomicUsize),
+    (phase, lifetime): (&watch::Receiver<Phase>, Option<&Arc<Lifetime>>),
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
-    let (gate, peer, open) = (gate.clone(), peer.clone(), OpenRequest::new(open));
+    let (gate, peer, open) = (gate.clone(), peer.clone(), Arc::new(OpenRequest::new(open)));
     begun.fetch_add(1, Ordering::Relaxed);
+    let last = lifetime.and_then(|lifetime| lifetime.carries(clock::instant_now())).filter(|_| request.version() < Version::HTTP_2);
     let facts = peer.facts.clone();
+    if request.headers().contains_key(UPGRADE) || *request.method() == Method::CONNECT {
+        request.extensions_mut().insert(Berth { _open: open.clone(), phase: phase.clone() });
+    }
     let simple = request.version() == Version::HTTP_11 && request.body().is_end_stream() && !says_close(request.headers());
     async move {
+        let metrics = last.map(|limit| (gate.observer.clone(), limit));
         let mut response = handle(gate, peer, request).await;
+        if let Some((observer, limit)) = metrics.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS) {
+            observer.metrics.limits.count(limit);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(facts) = facts.filter(|_| !simple || says_close(response.headers())) {
             facts.never_rests();
         }
         response.body_mut().hold(open, Taking::of_this_stream());
+        Ok(response)
+    }
+}
+
+/// An answer that says that its connection closes, once it does.
+fn saying_so<A: Future<Output = Result<Response<ResponseBody>, Infallible>>>(
+    leaving: &Arc<AtomicBool>,
+    answer: A,
+) -> impl Future<Output = A::Output> + use<A> {
+    let leaving = leaving.clone();
+    async move {
+        let mut response = answer.await?;
+        if leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response)
     }
 }
@@ -292,28 +359,6 @@ async fn idle(open: &AtomicUsize, begun: &AtomicUsize, limit: Duration) {
         if open_before == 0 && open.load(Ordering::Relaxed) == 0 && !began {
             return;
         }
-    }
-}
-
-fn reason(error: &hyper::Error) -> &'static str {
-    match () {
-        () if error.is_timeout() || is_deadline(error) => "timeout",
-        () if error.is_parse_too_large() => "head_too_large",
-        () if error.is_parse() => "no_http",
-        () if error.is_incomplete_message() => "broke_off",
-        () => "other",
-    }
-}
-
-/// Whether one of the stream's own deadlines ended the connection, which hyper takes for a broken stream.
-fn is_deadline(error: &hyper::Error) -> bool {
-    let broken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    broken.is_some_and(|broken| broken.kind() == io::ErrorKind::TimedOut)
-}
-
-fn count(gate: &Gate, reason: &'static str) {
-    if let Ok(counter) = gate.observer.metrics.connection_errors.get_metric_with_label_values(&[reason]) {
-        counter.inc();
     }
 }
 

@@ -8,13 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::body::BoxError;
+use super::failure::Failure;
 use super::gate::Gate;
+use super::grpc::{self, CallTime};
+use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;
 use crate::policy::Streams;
@@ -109,48 +111,85 @@ enum Manner {
     Events,
     /// Between two messages, with trailers.
     Grpc(Messages),
+    /// Never in good order: what a gRPC call got that is none. It is cut.
+    Other,
+}
+
+/// Why and how a stream was ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// For the log.
+    pub reason: Reason,
+    /// Whether that is a failure, and not what the policy wants.
+    pub failed: bool,
+    status: StatusCode,
+    message: &'static str,
+}
+
+impl Ended {
+    fn by_token(reason: Reason) -> Self {
+        Self { reason, failed: false, status: StatusCode::UNAUTHORIZED, message: reason }
+    }
+
+    fn by(failure: Failure) -> Self {
+        let row = failure.row();
+        Self { reason: row.code, failed: true, status: row.status, message: row.title }
+    }
 }
 
 /// The body of a stream on its way to the client.
 pub struct StreamBody {
-    inner: Option<Incoming>,
-    watch: Pin<Box<dyn Future<Output = Reason> + Send>>,
+    inner: Option<UpstreamBody>,
+    watch: Option<Pin<Box<dyn Future<Output = Reason> + Send>>>,
+    call: Option<CallTime>,
     manner: Manner,
-    ended: Option<Reason>,
+    ended: Option<Ended>,
     cut: Option<Pin<Box<Sleep>>>,
     trailers: Option<HeaderMap>,
 }
 
-/// A body that streams, by its type; `None` for every other, which is not cut in the middle.
-pub fn stream_of(headers: &HeaderMap, body: Incoming, watch: Option<Watch>) -> Result<Box<StreamBody>, Incoming> {
+/// Whether an answer is a stream of events or of gRPC messages, which may go on for as long as its service likes.
+pub fn is_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let manner = match essence {
-        _ if essence.eq_ignore_ascii_case("text/event-stream") => Manner::Events,
-        "application/grpc" => Manner::Grpc(Messages::default()),
-        _ if essence.starts_with("application/grpc+") => Manner::Grpc(Messages::default()),
-        _ => return Err(body),
+    essence.eq_ignore_ascii_case("text/event-stream") || grpc::is_grpc(headers)
+}
+
+/// A body that streams, by its type, and every answer to a gRPC call; none else, which is not cut in the middle.
+pub fn stream_of(
+    headers: &HeaderMap,
+    body: UpstreamBody,
+    watch: Option<Watch>,
+    call: Option<CallTime>,
+) -> Result<Box<StreamBody>, UpstreamBody> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let manner = match () {
+        () if grpc::is_grpc(headers) => Manner::Grpc(Messages::default()),
+        () if essence.eq_ignore_ascii_case("text/event-stream") => Manner::Events,
+        () if call.is_some() => Manner::Other,
+        () => return Err(body),
     };
-    match watch {
-        Some(watch) => {
-            Ok(Box::new(StreamBody { inner: Some(body), watch: Box::pin(watch.end()), manner, ended: None, cut: None, trailers: None }))
-        }
-        None => Err(body),
+    let watch = watch.filter(|_| !matches!(manner, Manner::Other));
+    if watch.is_none() && call.is_none() {
+        return Err(body);
     }
+    let watch: Option<Pin<Box<dyn Future<Output = Reason> + Send>>> = watch.map(|watch| Box::pin(watch.end()) as _);
+    Ok(Box::new(StreamBody { inner: Some(body), watch, call, manner, ended: None, cut: None, trailers: None }))
 }
 
 impl StreamBody {
     /// Why it was ended, if it was.
-    pub fn ended_by(&self) -> Option<Reason> {
+    pub fn ended_by(&self) -> Option<Ended> {
         self.ended
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.ended.is_none()
             && self.inner.is_some()
-            && let Poll::Ready(reason) = self.watch.as_mut().poll(cx)
+            && let Poll::Ready(ended) = self.poll_ended(cx)
         {
-            self.ended = Some(reason);
+            self.ended = Some(ended);
             self.cut = Some(Box::pin(sleep(CUT_AFTER)));
         }
         if self.ended.is_some() && self.may_end() {
@@ -164,11 +203,20 @@ impl StreamBody {
             return match self.cut.as_mut().map(|cut| cut.as_mut().poll(cx)) {
                 Some(Poll::Ready(())) => {
                     self.inner = None;
-                    Poll::Ready(Some(Err("the token counts no more".into())))
+                    Poll::Ready(Some(Err("the stream was to end and did not".into())))
                 }
                 _ => Poll::Pending,
             };
         };
+        if let Some(call) = &mut self.call {
+            call.answered();
+        }
+        if let (Some(Err(error)), Manner::Grpc(messages), None) = (&frame, &self.manner, self.ended)
+            && messages.is_between()
+        {
+            let slow = error.is::<AnswerStopped>();
+            return self.broke_off(if slow { Failure::UpstreamSlow } else { Failure::UpstreamBroken });
+        }
         if let (Some(Ok(frame)), Manner::Grpc(messages)) = (&mut frame, &mut self.manner)
             && let Some(data) = frame.data_mut()
         {
@@ -180,20 +228,42 @@ impl StreamBody {
         Poll::Ready(frame)
     }
 
+    /// Ready when its token counts no more, or its call has had its time.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(watch) = &mut self.watch
+            && let Poll::Ready(reason) = watch.as_mut().poll(cx)
+        {
+            return Poll::Ready(Ended::by_token(reason));
+        }
+        match &mut self.call {
+            Some(call) => call.poll(cx).map(|overdue| Ended::by(overdue.failure())),
+            None => Poll::Pending,
+        }
+    }
+
+    /// The service, or the client's side, broke off between two messages: the client reads a status for it, which tells it
+    /// more than a reset.
+    fn broke_off(&mut self, upstream: Failure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let failure = self.call.as_ref().and_then(CallTime::failure).unwrap_or(upstream);
+        self.ended = Some(Ended::by(failure));
+        self.end();
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
     fn may_end(&self) -> bool {
         match &self.manner {
             Manner::Events => true,
             Manner::Grpc(messages) => messages.is_between(),
+            Manner::Other => false,
         }
     }
 
     /// Lets the service go, and says why to who can hear it.
     fn end(&mut self) {
-        if self.inner.take().is_some() && matches!(self.manner, Manner::Grpc(_)) {
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", HeaderValue::from_static("16"));
-            trailers.insert("grpc-message", HeaderValue::from_static(self.ended.unwrap_or_default()));
-            self.trailers = Some(trailers);
+        if self.inner.take().is_some()
+            && let (Manner::Grpc(_), Some(ended)) = (&self.manner, self.ended)
+        {
+            self.trailers = Some(grpc::trailers(ended.status, ended.message));
         }
     }
 

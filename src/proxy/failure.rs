@@ -6,6 +6,8 @@
 
 use http::StatusCode;
 
+use crate::observe::Limit;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     HostInvalid,
@@ -15,16 +17,24 @@ pub enum Failure {
     LengthsConflict,
     TransferCodingUnknown,
     MethodRefused,
+    ProtocolUnknown,
     ExpectationUnknown,
     BodyTooLarge,
     BodyTooSlow,
+    BodyTrickles,
     BodyBroken,
     Loop,
+    Overloaded,
     CertificateLost,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
+    UpstreamOverloaded,
+    DeadlineExceeded,
+    CallIdle,
+    UpstreamCircuitOpen,
     UpgradeInvalid,
+    UpgradeUnavailable,
     WebhookUnsigned,
     WebhookStale,
     WebhookMalformed,
@@ -53,7 +63,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 30] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -61,16 +71,24 @@ impl Failure {
         Self::LengthsConflict,
         Self::TransferCodingUnknown,
         Self::MethodRefused,
+        Self::ProtocolUnknown,
         Self::ExpectationUnknown,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
+        Self::BodyTrickles,
         Self::BodyBroken,
         Self::Loop,
+        Self::Overloaded,
         Self::CertificateLost,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
+        Self::UpstreamOverloaded,
+        Self::DeadlineExceeded,
+        Self::CallIdle,
+        Self::UpstreamCircuitOpen,
         Self::UpgradeInvalid,
+        Self::UpgradeUnavailable,
         Self::WebhookUnsigned,
         Self::WebhookStale,
         Self::WebhookMalformed,
@@ -120,6 +138,12 @@ impl Failure {
                 "CONNECT, TRACE and made-up long methods are not served",
                 "use another method",
             ),
+            Self::ProtocolUnknown => row(
+                S::NOT_IMPLEMENTED,
+                "protocol_unknown",
+                "Extended CONNECT to a protocol other than WebSocket",
+                "send :protocol websocket (RFC 8441), or an ordinary request",
+            ),
             Self::ExpectationUnknown => row(
                 S::EXPECTATION_FAILED,
                 "expectation_unknown",
@@ -135,10 +159,22 @@ impl Failure {
             Self::BodyTooSlow => {
                 closing(S::REQUEST_TIMEOUT, "body_too_slow", "The body did not go on in time", "send it without long breaks")
             }
+            Self::BodyTrickles => closing(
+                S::REQUEST_TIMEOUT,
+                "body_trickles",
+                "The body came too slowly for too long",
+                "send it faster, or in parts, or ask the operator for a lower least rate",
+            ),
             Self::BodyBroken => closing(S::BAD_REQUEST, "body_broken", "The body broke off or was malformed", "send it whole"),
             Self::Loop => {
                 row(S::LOOP_DETECTED, "loop", "The request came back to this gate", "point the upstream at the service, not at the gate")
             }
+            Self::Overloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "The gate has as many requests as it takes at a time",
+                "try again after the time that Retry-After says",
+            ),
             Self::CertificateLost => closing(
                 S::MISDIRECTED_REQUEST,
                 "certificate_lost",
@@ -162,6 +198,36 @@ impl Failure {
                 "upstream_broken",
                 "The service broke off or answered with something that is no HTTP",
                 "try again later; the operator sees the reason in the log",
+            ),
+            Self::UpstreamOverloaded => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_overloaded",
+                "The service has as many requests as it may",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpstreamCircuitOpen => row(
+                S::SERVICE_UNAVAILABLE,
+                "upstream_circuit_open",
+                "Most requests to the service failed lately, so that none is sent for a moment",
+                "try again after the time in Retry-After",
+            ),
+            Self::UpgradeUnavailable => row(
+                S::NOT_IMPLEMENTED,
+                "upgrade_unavailable",
+                "The service is spoken to over HTTP/2 alone, which opens no WebSocket here",
+                "ask the operator for upstream.protocol: auto",
+            ),
+            Self::DeadlineExceeded => row(
+                S::GATEWAY_TIMEOUT,
+                "deadline_exceeded",
+                "The call took longer than its own grpc-timeout",
+                "set a longer deadline in the client",
+            ),
+            Self::CallIdle => row(
+                S::GATEWAY_TIMEOUT,
+                "call_idle",
+                "Nothing moved on the call in either direction for too long",
+                "send something now and then, or ask the operator for a longer timeouts.tunnel_idle",
             ),
             Self::UpgradeInvalid => {
                 row(S::BAD_GATEWAY, "upgrade_invalid", "The service changed to a protocol that was not asked for", "ask the operator")
@@ -189,6 +255,49 @@ impl Failure {
             ),
             Self::Panicked => closing(S::INTERNAL_SERVER_ERROR, "internal", "The gate failed", "report it with the request id"),
         }
+    }
+}
+
+impl Failure {
+    /// The limit that the request was over. Which one an overloaded gate has reached is known where it is refused.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::TargetTooLong => Some(Limit::Target),
+            Self::HeadTooLarge => Some(Limit::Head),
+            Self::BodyTooLarge => Some(Limit::Body),
+            Self::BodyTooSlow => Some(Limit::BodyTime),
+            Self::BodyTrickles => Some(Limit::BodyRate),
+            Self::HostInvalid
+            | Self::TargetInvalid
+            | Self::LengthsConflict
+            | Self::TransferCodingUnknown
+            | Self::MethodRefused
+            | Self::ExpectationUnknown
+            | Self::BodyBroken
+            | Self::Loop
+            | Self::Overloaded
+            | Self::CertificateLost
+            | Self::UpstreamRefused
+            | Self::UpstreamSlow
+            | Self::UpstreamBroken
+            | Self::UpstreamOverloaded
+            | Self::UpstreamCircuitOpen
+            | Self::ProtocolUnknown
+            | Self::DeadlineExceeded
+            | Self::CallIdle
+            | Self::UpgradeInvalid
+            | Self::UpgradeUnavailable
+            | Self::WebhookUnsigned
+            | Self::WebhookStale
+            | Self::WebhookMalformed
+            | Self::WebhookNotTaken
+            | Self::Panicked => None,
+        }
+    }
+
+    /// Seconds after which it is worth to try again.
+    pub fn retry_after(self) -> Option<u32> {
+        matches!(self, Self::Overloaded | Self::UpstreamOverloaded).then_some(1)
     }
 }
 

@@ -93,8 +93,13 @@ impl FramingTracker {
     fn read_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let part = &bytes[..end.unwrap_or(bytes.len())];
-        if let State::Head(head) = &mut self.state {
-            head.fragment |= head.lines == 0 && part.contains(&b'#');
+        if let State::Head(head) = &mut self.state
+            && head.lines == 0
+        {
+            // Behind the method: `#` is a letter of methods (RFC 9110 §5.6.2).
+            let method_ended = self.line.contains(&b' ');
+            let target = part.iter().skip_while(|byte| !method_ended && **byte != b' ');
+            head.fragment |= target.into_iter().any(|byte| *byte == b'#');
         }
         let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
         self.line.extend_from_slice(&part[..part.len().min(room)]);
@@ -182,6 +187,21 @@ mod tests {
         \r\nPOST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n3\r\n\r\n\n\r\n0\r\nTrailer: x\r\n\r\n\
         POST /d HTTP/1.1\r\ncontent-LENGTH: 3\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n\
         GET /e HTTP/1.1\r\nHo";
+
+    #[test]
+    fn a_fragment_is_one_in_the_target_and_not_in_the_method() {
+        for (head, fragment) in
+            [("GET /a#b HTTP/1.1", true), ("GET /a HTTP/1.1", false), ("x#y /a HTTP/1.1", false), ("x#y /a#b HTTP/1.1", true)]
+        {
+            for step in 1..head.len() {
+                let mut tracker = FramingTracker::default();
+                for part in format!("{head}\r\nHost: x#y\r\n\r\n").as_bytes().chunks(step) {
+                    tracker.watch(part);
+                }
+                assert_eq!(tracker.next_head().fragment, fragment, "{head} in pieces of {step}");
+            }
+        }
+    }
 
     proptest! {
         #[test]

@@ -6,12 +6,14 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use super::addresses::Addresses;
+use super::admission::Admission;
 use super::upstream::Upstreams;
 use crate::access::{Refusal, Remembered, Said, Snapshot, Verdict};
 use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{Checked, KeyStore};
-use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer};
+use crate::observe::{AdminView, AuditTrail, Health, Metrics, Observer, ServiceStanding};
 use crate::policy::Policy;
 use crate::rate::Rates;
 use crate::registration::Registrar;
@@ -24,6 +26,8 @@ pub enum Phase {
     Serving,
     /// No new connections; requests in flight are finished.
     Draining,
+    /// The same, and another process has the listener now: its queue and its file are left alone.
+    HandedOver,
 }
 
 pub struct Gate {
@@ -37,6 +41,8 @@ pub struct Gate {
     pub revocations: Arc<Revocations>,
     shared: ArcSwapOption<Shared>,
     pub rates: Rates,
+    pub admission: Admission,
+    pub addresses: Arc<Addresses>,
     pub registrar: Registrar,
     pub observer: Arc<Observer>,
     pub health: Health,
@@ -58,7 +64,8 @@ impl Gate {
         let revocations = Arc::new(Revocations::new(&policy));
         revocations.adopt(&policy, shared.as_ref());
         let rates = Rates::new(&policy, shared.clone());
-        let upstreams = Upstreams::new(&policy.timeouts)?;
+        let upstreams = Upstreams::of(&policy, &Upstreams::default(), &observer.metrics.upstreams)?;
+        let admission = Admission::new(&policy);
         let audit = observer.audit.prepare(policy.audit.as_ref())?;
         let remembered = Arc::new(Remembered::new(policy.remembered_tokens));
         let snapshot = Snapshot::new(Arc::new(policy), Default::default(), remembered);
@@ -81,6 +88,8 @@ impl Gate {
             revocations,
             shared: ArcSwapOption::new(shared),
             rates,
+            admission,
+            addresses: Addresses::new(),
             registrar,
             observer,
             health: Health::default(),
@@ -101,10 +110,7 @@ impl Gate {
     /// Puts a new policy into force. Nothing changes when it cannot be.
     pub fn adopt(&self, policy: Policy) -> Result<(), String> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstreams = match self.upstreams.load().fits(&policy.timeouts) {
-            true => None,
-            false => Some(Upstreams::new(&policy.timeouts)?),
-        };
+        let upstreams = Upstreams::of(&policy, &self.upstreams.load(), &self.observer.metrics.upstreams)?;
         let askers = self.introspector.prepare(&policy)?;
         let office = self.registrar.prepare(&policy)?;
         let consents = self.consents.prepare(&policy)?;
@@ -128,9 +134,9 @@ impl Gate {
         let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
-        if let Some(upstreams) = upstreams {
-            self.upstreams.store(Arc::new(upstreams));
-        }
+        upstreams.take_over();
+        self.upstreams.store(Arc::new(upstreams));
+        self.admission.adopt(&snapshot.policy);
         self.rates.adopt(&snapshot.policy, shared.clone());
         self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);
@@ -144,6 +150,27 @@ impl Gate {
         let old = self.current.load_full();
         let keyring = self.keys.keyring(&old.policy);
         self.current.store(Arc::new(old.with_keyring(keyring)));
+    }
+
+    /// Issuers whose keys are not there.
+    pub fn without_keys(&self) -> Vec<String> {
+        let policy = &self.snapshot().policy;
+        let keyring = self.keys.keyring(policy);
+        policy.issuers.iter().zip(&keyring.0).filter(|(_, state)| state.keys.is_none()).map(|(issuer, _)| issuer.url.clone()).collect()
+    }
+
+    /// Returns when the keys of all issuers but these are there, and in the snapshot.
+    pub async fn keys_had(&self, but: &[String]) {
+        let mut changes = self.keys.changes();
+        while {
+            changes.borrow_and_update();
+            !self.without_keys().iter().all(|issuer| but.contains(issuer))
+        } {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+        self.take_keys();
     }
 
     /// Asks for an issuer's keys once more, and takes what came of it.
@@ -164,7 +191,7 @@ impl Gate {
     pub fn note_client(&self, verdict: &Result<Verdict, Box<Refusal>>) {
         let identity = match verdict {
             Ok(Verdict::Forward(permit)) => permit.identity(),
-            Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
+            Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => None,
             Err(refusal) => refusal.identity.as_ref(),
         };
         if let Some(client) = identity.and_then(|identity| identity.claims().client_id.as_deref()) {
@@ -185,6 +212,10 @@ impl Gate {
 }
 
 impl AdminView for Gate {
+    fn standings(&self) -> Vec<ServiceStanding> {
+        self.upstreams.load().standings()
+    }
+
     fn audit(&self) -> &AuditTrail {
         &self.observer.audit
     }

@@ -9,27 +9,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::accept::Held;
-use super::body::{BodyProgress, RequestBody, ResponseBody};
-use super::ending::{Watch, stream_of};
+use super::answer_fields::AnswerFields;
+use super::body::ResponseBody;
+use super::ending::is_stream;
+use super::extended;
 use super::failure::Failure;
+use super::forward::{Forwarded, forward};
 use super::gate::Gate;
+use super::grpc::is_grpc;
 use super::limit::limit;
 use super::own;
 use super::redirect;
 use super::respond::{self, Asked};
-use super::rewrite::{self, Way, X_REQUEST_ID};
-use super::screen::{Screened, nominated, screen};
+use super::rewrite::{self, X_REQUEST_ID};
+use super::screen::{Screened, screen};
 use super::stream::StreamFacts;
 use super::tls::{Shown, Standing};
-use super::upgrade::Tunnel;
+use super::upstream::Unanswered;
 use super::webhook;
 use crate::access::{ClientCertificate, Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
@@ -65,11 +69,12 @@ impl Peer {
     }
 }
 
-pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    extended::as_get(&mut request);
     let id = request_id(request.headers());
     let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
     record.peer = peer.address;
-    let (version, grpc) = (request.version(), respond::is_grpc(request.headers()));
+    let (version, grpc, asks_for_head) = (request.version(), is_grpc(request.headers()), request.method() == Method::HEAD);
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
     let work = Box::pin(serve(gate.clone(), peer, request, record));
     let mut response = caught(work, &Asked { request_id: &id, version, grpc }).await;
@@ -78,7 +83,21 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> 
     if gate.health.is_draining() && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if asks_for_head && version == Version::HTTP_2 {
+        without_body(&mut response);
+    }
     response
+}
+
+/// Takes the gate's own words out of an answer to HEAD (RFC 9110 §9.3.2). hyper does so over HTTP/1.1 alone.
+fn without_body(response: &mut Response<ResponseBody>) {
+    if response.body().is_end_stream() {
+        return;
+    }
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    response.body_mut().leave_out();
 }
 
 /// An answer even if the work panics. Its record was dropped while unwinding, and is written.
@@ -89,12 +108,12 @@ async fn caught(work: impl Future<Output = Response<ResponseBody>>, asked: &Aske
     }
 }
 
+/// Takes a place for the request, or refuses it before anything is decided: refusing is cheap then.
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
     let snapshot = gate.snapshot();
-    let (id, version, grpc) = (record.request_id.clone(), request.version(), respond::is_grpc(request.headers()));
+    let (id, version, grpc) = (record.request_id.clone(), request.version(), is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
     record.judge(&snapshot.policy);
-    let method = request.method().clone();
     let facts = peer.facts.as_ref().map(|facts| facts.next_head());
     let screened = screen(&request, facts, &snapshot.policy, &gate.via);
     let (screened, certificate) = match screened.and_then(|screened| Ok((screened, peer.certificate()?))) {
@@ -105,58 +124,110 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         leave_body(request);
         return finish(response, record);
     }
-    let (snapshot, verdict) = decide_with_keys(&gate, snapshot, &request, &screened, certificate).await;
+    let mut place = match gate.admission.enter(&snapshot.policy, &gate.observer.metrics).await {
+        Ok(place) => place,
+        Err((failure, detail)) => {
+            leave_body(request);
+            return finish_failed(failure, detail.to_owned(), &asked, record);
+        }
+    };
+    let mut response = serve_admitted(&gate, &peer, request, (screened, certificate, &asked), record).await;
+    // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
+    if is_stream(response.headers())
+        && let Some(streams) = gate.admission.enter_tunnel(&gate.observer.metrics)
+    {
+        place = streams;
+    }
+    response.body_mut().keep(place);
+    response
+}
+
+async fn serve_admitted(
+    gate: &Arc<Gate>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    (screened, certificate, asked): (Screened, Option<&ClientCertificate>, &Asked<'_>),
+    mut record: Record,
+) -> Response<ResponseBody> {
+    // What was changed while it waited for its place counts for it.
+    let snapshot = gate.snapshot();
+    record.judge(&snapshot.policy);
+    let method = request.method().clone();
+    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened, certificate).await;
     gate.note_client(&verdict);
+    let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
+        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, &asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
-            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, &asked), record);
+            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
         }
         Ok(Verdict::Own { endpoint, client }) => {
-            let (response, ended) = own::answer(&gate, &snapshot, (endpoint, client), request, &asked, peer.address).await;
+            let (response, ended) = own::answer(gate, &snapshot, (endpoint, client), request, asked, peer.address).await;
             let (outcome, reason, detail) = ended;
             record.decide(&snapshot.policy, None, None, outcome);
             (record.reason, record.detail) = (reason, detail);
             return finish(response, record);
         }
         Ok(Verdict::Webhook) => {
-            return match webhook::take(&gate, &snapshot, request).await {
+            return match webhook::take(gate, &snapshot, request).await {
                 Ok(response) => {
                     record.decide(&snapshot.policy, None, None, Outcome::Own);
                     finish(response, record)
                 }
-                Err(failure) => finish_failed(failure, String::new(), &asked, record),
+                Err(failure) => finish_failed(failure, String::new(), asked, record),
             };
         }
         Err(refusal) => {
             note_refusal(&mut record, &snapshot, &refusal);
             leave_body(request);
-            return finish(respond::denied(&snapshot.policy, &refusal, &asked), record);
+            return finish(fields.on_own(respond::denied(&snapshot.policy, &refusal, asked)), record);
         }
     };
     note_permit(&mut record, &snapshot, &permit);
-    let limited = limit(&gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
+    let limited = limit(gate, &snapshot, peer.address, request.headers(), &permit, &mut record).await;
     if let Some(refusal) = limited.refusal {
         note_refusal(&mut record, &snapshot, &refusal);
         leave_body(request);
-        return finish(limited.fields.on(respond::denied(&snapshot.policy, &refusal, &asked)), record);
+        return finish(fields.on_own(limited.fields.on(respond::denied(&snapshot.policy, &refusal, asked))), record);
     }
     if rewrite::is_last_hop(&request) {
         record.outcome = Outcome::Own;
-        return finish(respond::last_hop(&asked), record);
+        return finish(fields.on_own(respond::last_hop(asked)), record);
     }
-    match forward(&gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
-        Ok(Forwarded::Response(response)) => finish(limited.fields.on(response), record),
+    match forward(gate, &snapshot, peer, request, &screened, permit, &mut record).await {
+        Ok(Forwarded::Response(response)) => finish(limited.fields.on(fields.on_upstreams(response, &screened)), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
-            record.status = response.status();
+            // Over HTTP/2, too, where the answer itself is a 200: what went on here is one thing.
+            record.status = StatusCode::SWITCHING_PROTOCOLS;
             record.reason = None;
             record.audit();
             tokio::spawn(tunnel.run(record));
+            fields.on_upstreams(response, &screened)
+        }
+        Err(Unanswered { failure, detail, retry_after }) => {
+            let mut response = finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record));
+            if let Some(wait) = retry_after {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+            }
             response
         }
-        Err((failure, detail)) => finish_failed(failure, detail, &asked, record),
     }
+}
+
+/// Answers a browser that asks whether a page may send its request.
+fn preflight(
+    snapshot: &Snapshot,
+    (service, route): (usize, usize),
+    request: Request<Incoming>,
+    asked: &Asked<'_>,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    record.decide(&snapshot.policy, Some(service), Some(route), Outcome::Own);
+    let response = respond::preflight(&snapshot.policy.services[service].routes[route], request.headers(), asked);
+    leave_body(request);
+    finish(response, record)
 }
 
 /// Reads a little of the body of a refused HTTP/2 request. Dropping it would reset the stream at once, and some clients
@@ -200,6 +271,7 @@ async fn decide_with_keys(
         path: request.uri().path(),
         query: request.uri().query(),
         headers: request.headers(),
+        websocket: screened.websocket,
         certificate,
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
@@ -242,78 +314,9 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
     let denial = match verdict {
         Err(refusal) => &refusal.denial,
         Ok(Verdict::Forward(permit)) => permit.reported()?,
-        Ok(Verdict::Metadata { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
+        Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
-}
-
-enum Forwarded {
-    Response(Response<ResponseBody>),
-    Tunnel(Response<ResponseBody>, Tunnel),
-}
-
-async fn forward(
-    gate: &Arc<Gate>,
-    snapshot: &Arc<Snapshot>,
-    peer: &Peer,
-    mut request: Request<Incoming>,
-    screened: &Screened,
-    permit: Permit,
-    record: &mut Record,
-) -> Result<Forwarded, (Failure, String)> {
-    let patience = snapshot.policy.services[permit.service()].routes[permit.route()].timeout;
-    let watch = Watch::of(gate, snapshot, &permit);
-    let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
-    let broken = || (Failure::TargetInvalid, String::new());
-    let head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
-    if declared_length(request.headers()).is_some_and(|length| length > snapshot.policy.limits.body_bytes) {
-        return Err((Failure::BodyTooLarge, String::new()));
-    }
-    let client = screened.websocket.then(|| hyper::upgrade::on(&mut request));
-    let progress = Arc::new(BodyProgress::default());
-    let nominated = nominated(request.headers());
-    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone());
-    let sent = clock::instant_now();
-    let answer = gate.upstreams().send(head.map(|()| body), &progress, patience).await;
-    record.upstream = Some(clock::instant_now().duration_since(sent));
-    let mut response = answer?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client) = client.filter(|_| is_websocket(response.headers())) else {
-            return Err((Failure::UpgradeInvalid, String::new()));
-        };
-        let tunnel = Tunnel {
-            client,
-            upstream: hyper::upgrade::on(&mut response),
-            facts: peer.facts.clone(),
-            idle: snapshot.policy.timeouts.tunnel_idle,
-            _held: peer.held.clone(),
-            closing: gate.closing_tunnels.subscribe(),
-            watch,
-        };
-        let (mut parts, _) = response.into_parts();
-        rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
-        return Ok(Forwarded::Tunnel(Response::from_parts(parts, ResponseBody::own("")), tunnel));
-    }
-    let (mut parts, body) = response.into_parts();
-    // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
-    // closing, and a body that broke off would look whole.
-    parts.version = Version::HTTP_11;
-    let nominated = rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id);
-    let body = match stream_of(&parts.headers, body, watch) {
-        Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
-        Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
-    };
-    Ok(Forwarded::Response(Response::from_parts(parts, body)))
-}
-
-fn is_websocket(headers: &HeaderMap) -> bool {
-    headers.get(http::header::UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<ResponseBody> {
@@ -326,11 +329,18 @@ fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<
     response
 }
 
-fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, mut record: Record) -> Response<ResponseBody> {
+fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, record: Record) -> Response<ResponseBody> {
+    finish(respond::failed(failure, asked), failed(failure, detail, record))
+}
+
+fn failed(failure: Failure, detail: String, mut record: Record) -> Record {
     record.outcome = Outcome::Failed;
     record.reason = Some(failure.row().code);
     record.detail = detail.into();
-    finish(respond::failed(failure, asked), record)
+    if let Some(limit) = failure.limit() {
+        record.limited(limit);
+    }
+    record
 }
 
 fn note_permit(record: &mut Record, snapshot: &Snapshot, permit: &Permit) {

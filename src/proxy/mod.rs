@@ -1,19 +1,33 @@
 //! The wire: everything that touches a socket on behalf of a request, in the order of its way.
 
 mod accept;
+mod addresses;
+mod admission;
+mod answer_fields;
 mod bind;
 mod body;
+mod broken;
 mod certificates;
 mod connection;
 mod ending;
+mod extended;
 mod failure;
+mod flood;
+mod forward;
 mod framing;
 mod gate;
+mod grpc;
 mod handle;
+mod inherited;
+mod kept;
+mod lifetime;
 mod limit;
+mod location;
 mod ocsp;
 mod opening;
 mod own;
+mod pace;
+mod preamble;
 mod proxy_protocol;
 mod redirect;
 mod respond;
@@ -30,6 +44,9 @@ mod websocket;
 pub use accept::{Listeners, Prepared};
 pub use failure::{Failure, FailureRow};
 pub use gate::{Gate, Phase};
+pub use inherited::Inherited;
+
+pub use upstream::check as check_upstreams;
 
 use crate::policy::Policy;
 

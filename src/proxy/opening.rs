@@ -1,149 +1,107 @@
-//! Step 1. What comes before HTTP on a connection: the PROXY header of a load balancer, then TLS, each in bounded time.
+//! Step 12. The service has changed to WebSocket: whether that is what was asked for, and what the client reads of it.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
-use arc_swap::ArcSwapOption;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-
-use super::bind::Raw;
+use super::admission::Place;
+use super::body::ResponseBody;
+use super::connection::Berth;
+use super::ending::Watch;
+use super::extended::{self, Key};
+use super::failure::Failure;
 use super::gate::Gate;
-use super::proxy_protocol::{self, Announced, Origin, Step};
-use super::stream::Stream;
-use super::tls::{self, Shown, Tls};
-use crate::policy::{Listener, Policy};
+use super::handle::Peer;
+use super::rewrite;
+use super::screen::Screened;
+use super::upgrade::Tunnel;
+use super::upstream::UpstreamBody;
+use crate::access::{MARK, Offer, Snapshot};
 
-/// A connection on which HTTP can begin.
-pub struct Opened {
-    pub stream: Stream,
-    /// `None` on a Unix socket, and where a load balancer cannot tell.
-    pub address: Option<IpAddr>,
-    /// Whether the client spoke TLS, with us or with the load balancer.
-    pub tls: bool,
-    pub shown: Option<Arc<Shown>>,
+/// A WebSocket that was asked for.
+pub struct Opening {
+    client: OnUpgrade,
+    /// Over HTTP/2 the client has none.
+    key: Option<Key>,
+    /// Whether the gate may choose a subprotocol where the service chose none.
+    marked: bool,
+    berth: Option<Berth>,
+    /// Among the tunnels of the gate.
+    place: Place,
 }
 
-/// What a connection is accepted with.
-#[derive(Clone)]
-pub struct Settings {
-    pub listener: Arc<Listener>,
-    pub tls: Arc<ArcSwapOption<Tls>>,
-}
+impl Opening {
+    /// Of a request that asks for one.
+    pub fn of(gate: &Gate, request: &mut Request<Incoming>, screened: &Screened) -> Result<Option<Self>, (Failure, String)> {
+        if !screened.websocket {
+            return Ok(None);
+        }
+        let full = || (Failure::Overloaded, "no place for a tunnel".to_owned());
+        let place = gate.admission.enter_tunnel(&gate.observer.metrics).ok_or_else(full)?;
+        let key = match extended::is_websocket(request) {
+            true => Some(Key::new().ok_or((Failure::Panicked, String::new()))?),
+            false => None,
+        };
+        let marked = Offer::of(request.headers()).is_some_and(|offer| offer.marked);
+        let berth = request.extensions_mut().remove::<Berth>();
+        Ok(Some(Self { client: hyper::upgrade::on(request), key, marked, berth, place }))
+    }
 
-impl Settings {
-    /// Opens a connection. `None` for one that ended on the way; it was counted then.
-    pub async fn open(&self, gate: &Gate, raw: Raw, peer: Option<SocketAddr>) -> Option<Opened> {
-        let policy = gate.snapshot().policy.clone();
-        let patience = policy.timeouts.header;
-        let own = peer.map(|peer| peer.ip().to_canonical());
-        let tls = self.tls.load_full().filter(|_| self.listener.tls);
-        match raw {
-            Raw::Tcp(mut stream) => {
-                let _ = stream.set_nodelay(true);
-                let (address, over_tls) = self.announced(gate, &policy, &mut stream, own).await?;
-                let Some(tls) = tls else { return Some(Opened { stream: Stream::Tcp(stream), address, tls: over_tls, shown: None }) };
-                let (stream, shown) = self.handshake(gate, &tls, stream, patience).await?;
-                Some(Opened { stream: Stream::Tls(stream), address, tls: true, shown })
-            }
-            Raw::Unix(mut stream) => {
-                let (address, over_tls) = self.announced(gate, &policy, &mut stream, own).await?;
-                let Some(tls) = tls else { return Some(Opened { stream: Stream::Unix(stream), address, tls: over_tls, shown: None }) };
-                let (stream, shown) = self.handshake(gate, &tls, stream, patience).await?;
-                Some(Opened { stream: Stream::TlsUnix(stream), address, tls: true, shown })
-            }
+    /// Asks the service for it.
+    pub fn ask(&self, headers: &mut HeaderMap) {
+        if let Some(key) = &self.key {
+            key.ask(headers);
         }
     }
 
-    /// Whose connection it is, and whether a load balancer took TLS off it.
-    async fn announced<S: AsyncRead + Unpin>(
-        &self,
-        gate: &Gate,
-        policy: &Policy,
-        stream: &mut S,
-        own: Option<IpAddr>,
-    ) -> Option<(Option<IpAddr>, bool)> {
-        if !self.listener.proxy_protocol {
-            return Some((own, false));
-        }
-        let refused = |reason: &'static str, detail: &str| {
-            gate.observer.metrics.listeners.count_proxy_refused(reason);
-            tracing::debug!(target: "wicketgate::proxy_protocol", reason, detail, "connection refused");
-        };
-        // Whoever may open a Unix socket may speak for others; its permissions say who that is.
-        if own.is_some_and(|own| !policy.trusts(own)) {
-            refused("untrusted", "not in trusted_proxies");
-            return None;
-        }
-        let header = match timeout(policy.timeouts.header, read_header(stream)).await {
-            Ok(Ok(header)) => header,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                refused("malformed", &error.to_string());
-                return None;
-            }
-            Ok(Err(_)) => {
-                refused("broke_off", "");
-                return None;
-            }
-            Err(_) => {
-                refused("timeout", "");
-                return None;
-            }
-        };
-        let address = match header.origin {
-            Origin::Proxy => own,
-            Origin::Unknown => None,
-            Origin::Client(address) => Some(address.to_canonical()),
-        };
-        Some((address, header.tls))
+    /// Over HTTP/2 every 2xx opens a tunnel: one that is no change of the protocol must not get through.
+    pub fn is_misled_by(&self, status: StatusCode) -> bool {
+        self.key.is_some() && status.is_success()
     }
 
-    async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        gate: &Gate,
-        tls: &Arc<Tls>,
-        stream: S,
-        patience: Duration,
-    ) -> Option<(Box<TlsStream<S>>, Option<Arc<Shown>>)> {
-        let acceptor = TlsAcceptor::from(tls.config(self.listener.protocol));
-        let outcome = match timeout(patience, acceptor.accept(stream)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        let failed = |reason: &'static str, detail: &str| {
-            gate.observer.metrics.listeners.count_handshake_failed(reason);
-            tracing::debug!(target: "wicketgate::tls", reason, detail, "no TLS handshake");
-        };
-        match outcome {
-            Err(error) => {
-                failed(tls::reason(&error), &error.to_string());
-                None
-            }
-            Ok(stream) => match Shown::of(stream.get_ref().1, tls, self.tls.clone()) {
-                Ok(shown) => Some((Box::new(stream), shown)),
-                Err(()) => {
-                    failed("certificate_refused", "a client certificate that cannot be read");
-                    None
-                }
-            },
+    /// The answer that opens the tunnel, and the tunnel.
+    pub fn open(
+        self,
+        (gate, snapshot, peer): (&Gate, &Snapshot, &Peer),
+        mut response: Response<UpstreamBody>,
+        watch: Option<Watch>,
+        request_id: &str,
+    ) -> Result<(Response<ResponseBody>, Tunnel), (Failure, String)> {
+        let headers = response.headers();
+        let websocket = headers.get(UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        if !websocket || self.key.as_ref().is_some_and(|key| !key.is_answered(headers)) {
+            let detail = if websocket { "the answer belongs to another key" } else { "" };
+            return Err((Failure::UpgradeInvalid, detail.to_owned()));
         }
-    }
-}
-
-async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Announced> {
-    let mut seen = Vec::with_capacity(64);
-    loop {
-        match proxy_protocol::step(&seen).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))? {
-            Step::Done(announced) => return Ok(announced),
-            Step::Read(count) => {
-                let before = seen.len();
-                seen.resize(before + count, 0);
-                stream.read_exact(&mut seen[before..]).await?;
+        let upstream = hyper::upgrade::on(&mut response);
+        let (mut parts, body) = response.into_parts();
+        let tunnel = Tunnel {
+            client: self.client,
+            upstream,
+            facts: peer.facts.clone(),
+            idle: snapshot.policy.timeouts.tunnel_idle,
+            _held: peer.held.clone(),
+            _places: (body.into_place(), self.place),
+            closing: gate.closing_tunnels.subscribe(),
+            berth: self.berth,
+            watch,
+        };
+        rewrite::to_client(&mut parts.headers, &snapshot.policy, request_id);
+        parts.headers.remove(CONTENT_LENGTH);
+        if self.marked && !parts.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+            parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(MARK));
+        }
+        match self.key {
+            Some(_) => {
+                parts.status = StatusCode::OK;
+                parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
+            }
+            None => {
+                parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             }
         }
+        Ok((Response::from_parts(parts, ResponseBody::own("")), tunnel))
     }
 }

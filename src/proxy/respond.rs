@@ -9,10 +9,11 @@ use serde_json::json;
 
 use super::body::ResponseBody;
 use super::failure::Failure;
+use super::grpc;
 use super::rewrite::X_REQUEST_ID;
 use crate::access::{Denial, Refusal};
 use crate::oauth;
-use crate::policy::Policy;
+use crate::policy::{Policy, Route};
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers, with the names of the limits beside it.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -22,12 +23,6 @@ pub struct Asked<'a> {
     pub request_id: &'a str,
     pub version: Version,
     pub grpc: bool,
-}
-
-/// Whether a request is gRPC, whose clients read a status from trailers and no body.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type == "application/grpc" || content_type.starts_with("application/grpc+") || content_type.starts_with("application/grpc;")
 }
 
 /// The answer to a request that the policy refuses.
@@ -77,6 +72,9 @@ pub fn failed(failure: Failure, asked: &Asked<'_>) -> Response<ResponseBody> {
     if row.close && asked.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if let Some(seconds) = failure.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if failure == Failure::MethodRefused {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
     }
@@ -85,7 +83,7 @@ pub fn failed(failure: Failure, asked: &Asked<'_>) -> Response<ResponseBody> {
 
 fn answer(status: StatusCode, title: &'static str, problem: &serde_json::Value, asked: &Asked<'_>) -> Response<ResponseBody> {
     let mut response = match asked.grpc {
-        true => grpc(status, title),
+        true => grpc::trailers_only(status, title),
         false => {
             let mut response = Response::new(ResponseBody::own(problem.to_string()));
             *response.status_mut() = status;
@@ -100,32 +98,21 @@ fn answer(status: StatusCode, title: &'static str, problem: &serde_json::Value, 
     response
 }
 
-/// A gRPC answer without a message: everything in the headers ("trailers-only").
-fn grpc(status: StatusCode, title: &'static str) -> Response<ResponseBody> {
-    let code = match status.as_u16() {
-        401 => "16",
-        403 => "7",
-        404 | 405 | 421 => "12",
-        408 | 504 => "4",
-        413 | 414 | 429 => "8",
-        502 | 503 => "14",
-        400 | 417 | 501 => "3",
-        _ => "13",
-    };
-    let mut response = Response::new(ResponseBody::own(""));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(code));
-    headers.insert("grpc-message", HeaderValue::from_static(title));
-    response
-}
-
 /// The answer to a permitted OPTIONS request that may go no further.
 pub fn last_hop(asked: &Asked<'_>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(""));
     *response.status_mut() = StatusCode::NO_CONTENT;
     if let Ok(id) = HeaderValue::try_from(asked.request_id) {
         response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+/// What a browser asks before a page sends its request: which pages may, with which methods and headers.
+pub fn preflight(route: &Route, headers: &HeaderMap, asked: &Asked<'_>) -> Response<ResponseBody> {
+    let mut response = last_hop(asked);
+    if let Some(cors) = &route.cors {
+        cors.answer_preflight(headers, response.headers_mut());
     }
     response
 }

@@ -4,19 +4,21 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE,
+    SEC_WEBSOCKET_PROTOCOL, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::screen::{Screened, connection_options, nominated};
-use crate::access::Permit;
-use crate::policy::Policy;
+use crate::access::{Offer, Permit};
+use crate::policy::{CheckedPath, Policy, Rewriting};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -32,6 +34,7 @@ pub struct Way<'w> {
 /// The head for the upstream. It takes the permit by value: without one there is nothing to forward.
 pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit, policy: &Policy, way: &Way<'_>) -> Option<Request<()>> {
     let service = &policy.services[permit.service()];
+    let rewriting = &*service.routes[permit.route()].rewriting;
     let client = request.headers();
     let nominated: Vec<&str> = connection_options(client).collect();
     let mut headers = HeaderMap::with_capacity(client.len() + 16);
@@ -42,51 +45,71 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
             headers.append(name, value.clone());
         }
     }
-    carry_body_headers(client, &mut headers, policy);
-    carry_cookies(client, &mut headers);
+    let offer = Offer::of(client);
+    if let Some(offer) = &offer {
+        headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        headers.extend(offer.rest.clone().map(|rest| (SEC_WEBSOCKET_PROTOCOL, rest)));
+    }
+    carry_body_headers((client, request.version() == Version::HTTP_2), &mut headers, policy, rewriting);
+    if !nominated.iter().any(|option| option.eq_ignore_ascii_case(COOKIE.as_str())) {
+        carry_cookies(client, &mut headers);
+    }
     // Only a token that was verified and that the rules allow: on a public route nobody has looked at it, and a route that
     // only reports lets any through.
-    if service.forward_authorization
-        && permit.identity().is_some()
-        && permit.reported().is_none()
-        && let Some(value) = client.get(AUTHORIZATION)
-    {
-        headers.insert(AUTHORIZATION, value.clone());
+    if service.forward_authorization && permit.identity().is_some() && permit.reported().is_none() {
+        let offered = || bearer(offer.as_ref()?.token.as_deref()?);
+        headers.extend(client.get(AUTHORIZATION).cloned().or_else(offered).map(|value| (AUTHORIZATION, value)));
     }
+    rewriting.request.apply(&mut headers);
     if screened.websocket {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
     decrement_max_forwards(request.method(), &mut headers);
     forwarded(client, &mut headers, screened, policy, way);
+    forwarded_prefix(client, &mut headers, rewriting, policy, way);
     insert(&mut headers, VIA, &format!("{} {}", via_version(request.version()), way.via), list(client, &VIA));
     insert(&mut headers, X_REQUEST_ID, way.request_id, None);
-    if !screened.authority.is_empty() {
-        insert(&mut headers, HOST, &screened.authority, None);
+    match rewriting.authority(service.upstream.base.authority()) {
+        Some(authority) => insert(&mut headers, HOST, authority.as_str(), None),
+        None if screened.authority.is_empty() => {}
+        None => insert(&mut headers, HOST, &screened.authority, None),
     }
     for (name, value) in permit.headers() {
         headers.insert(name, value.clone());
     }
     let mut upstream = Request::new(());
     *upstream.method_mut() = request.method().clone();
-    *upstream.uri_mut() = upstream_uri(&service.upstream.base, request.uri())?;
+    *upstream.uri_mut() = upstream_uri(&service.upstream.base, request.uri(), rewriting)?;
     *upstream.headers_mut() = headers;
     Some(upstream)
 }
 
-/// The path and query go on as they came, byte for byte.
-fn upstream_uri(base: &Uri, client: &Uri) -> Option<Uri> {
+/// A token that came among a WebSocket's subprotocols, where the service expects tokens.
+fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The path and query go on as they came, byte for byte; in front of the path prefixes may have been exchanged.
+fn upstream_uri(base: &Uri, client: &Uri, rewriting: &Rewriting) -> Option<Uri> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = base.scheme().cloned();
     parts.authority = base.authority().cloned();
-    parts.path_and_query = client.path_and_query().cloned();
+    parts.path_and_query = match (rewriting.path.is_none(), client.query()) {
+        (true, _) => client.path_and_query().cloned(),
+        (false, None) => Some(PathAndQuery::try_from(rewriting.path_to_upstream(client.path())?.as_ref()).ok()?),
+        (false, Some(query)) => Some(PathAndQuery::try_from(format!("{}?{query}", rewriting.path_to_upstream(client.path())?)).ok()?),
+    };
     Uri::from_parts(parts).ok()
 }
 
 /// How long the body is, and whether trailers follow it. hyper has checked the length, and frames the body anew.
-fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Policy) {
-    let coded = client.contains_key(TRANSFER_ENCODING);
-    if let (Some(length), false) = (client.get(CONTENT_LENGTH), coded) {
+fn carry_body_headers((client, http2): (&HeaderMap, bool), headers: &mut HeaderMap, policy: &Policy, rewriting: &Rewriting) {
+    // Over HTTP/2 every body without a length may have trailers.
+    let coded = http2 || client.contains_key(TRANSFER_ENCODING);
+    if let (Some(length), false) = (client.get(CONTENT_LENGTH), client.contains_key(TRANSFER_ENCODING)) {
         headers.insert(CONTENT_LENGTH, length.clone());
     }
     let wants_trailers = client.get_all(TE).iter().filter_map(|value| value.to_str().ok());
@@ -97,7 +120,8 @@ fn carry_body_headers(client: &HeaderMap, headers: &mut HeaderMap, policy: &Poli
     if streamed && (coded || headers.contains_key(TE)) {
         let lists = client.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
         let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
-        let kept: Vec<String> = names.filter(|name| !name.is_empty() && !policy.managed.covers_trailer(name)).collect();
+        let passes = |name: &String| !name.is_empty() && !policy.managed.covers_trailer(name) && !rewriting.request.takes(name);
+        let kept: Vec<String> = names.filter(passes).collect();
         if !kept.is_empty() {
             insert(headers, TRAILER, &kept.join(", "), None);
         }
@@ -135,7 +159,7 @@ fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
 
 /// `X-Forwarded-*` and `Forwarded` (RFC 7239) as the gate saw it; what a trusted proxy in front said is kept.
 fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, policy: &Policy, way: &Way<'_>) {
-    let trusted = way.peer.is_some_and(|peer| policy.trusts(peer));
+    let trusted = is_trusted(policy, way);
     // The nearest proxy's line is the last one; what is above it may be the client's own.
     let said = |name: &HeaderName| client.get_all(name).iter().next_back().filter(|_| trusted);
     let said_by_all = |name: &HeaderName| list(client, name).filter(|_| trusted);
@@ -156,6 +180,22 @@ fn forwarded(client: &HeaderMap, headers: &mut HeaderMap, screened: &Screened, p
     };
     let element = format!("for={node};host=\"{}\";proto={scheme}", screened.authority);
     insert(headers, FORWARDED, &element, said_by_all(&FORWARDED));
+}
+
+/// What was stripped of the path on the way, by a trusted proxy in front and then by the gate, so that a service can write
+/// whole addresses. Nobody's standard, and read by many frameworks.
+fn forwarded_prefix(client: &HeaderMap, headers: &mut HeaderMap, rewriting: &Rewriting, policy: &Policy, way: &Way<'_>) {
+    let trusted = is_trusted(policy, way);
+    let said = client.get_all(X_FORWARDED_PREFIX).iter().next_back().filter(|_| trusted).and_then(|value| value.to_str().ok());
+    let said = said.map(|said| said.strip_suffix('/').unwrap_or(said)).filter(|said| CheckedPath::new(said).is_ok());
+    let prefix = format!("{}{}", said.unwrap_or_default(), rewriting.path.strip);
+    if !prefix.is_empty() {
+        insert(headers, X_FORWARDED_PREFIX, &prefix, None);
+    }
+}
+
+fn is_trusted(policy: &Policy, way: &Way<'_>) -> bool {
+    way.peer.is_some_and(|peer| policy.trusts(peer))
 }
 
 /// Whether a trusted proxy says that the client spoke TLS with it.

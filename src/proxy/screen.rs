@@ -4,7 +4,9 @@
 use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Version};
+use hyper::ext::Protocol;
 
+use super::extended;
 use super::failure::Failure;
 use super::framing::HeadFacts;
 use crate::policy::Policy;
@@ -24,6 +26,9 @@ pub struct Screened {
 }
 
 pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy, own_via: &str) -> Result<Screened, Failure> {
+    if request.extensions().get::<Protocol>().is_some() && *request.method() == Method::CONNECT {
+        return Err(Failure::ProtocolUnknown);
+    }
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str().len() > METHOD_BYTES_MAX {
         return Err(Failure::MethodRefused);
     }
@@ -56,7 +61,7 @@ pub fn screen<B>(request: &Request<B>, facts: Option<HeadFacts>, policy: &Policy
     if !expectations.all(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(Failure::ExpectationUnknown);
     }
-    let websocket = !http2 && request.version() == Version::HTTP_11 && wants_websocket(request);
+    let websocket = extended::is_websocket(request) || (request.version() == Version::HTTP_11 && wants_websocket(request));
     Ok(Screened { host, authority, websocket })
 }
 

@@ -7,14 +7,18 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
+use super::flood::FloodWatch;
 use super::framing::{FramingTracker, HeadFacts};
+use super::pace::{LeastRate, Pace};
+use crate::clock;
+use crate::observe::{Limit, Observer};
+use crate::policy::Policy;
 
 /// Any of the streams that a listener accepts.
 pub enum Stream {
@@ -135,11 +139,19 @@ impl StreamFacts {
 }
 
 /// How the bytes on a stream are to be read.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Framing {
     Http1(Arc<StreamFacts>),
-    /// HTTP/2 frames have their own rules, and hyper keeps them; only the bytes that the client takes are counted.
-    Http2(Arc<AtomicU64>),
+    /// HTTP/2 frames have their own rules, and hyper keeps them; the bytes that the client takes are counted, and frames that
+    /// could be a flood.
+    Http2(Arc<AtomicU64>, Box<FloodWatch>),
+}
+
+/// What a client's stream is held to, and where it is counted when it ends.
+#[derive(Debug)]
+pub struct Patience {
+    pub policy: Arc<Policy>,
+    pub observer: Arc<Observer>,
 }
 
 pub struct GuardedStream {
@@ -147,15 +159,16 @@ pub struct GuardedStream {
     /// Bytes that were read to tell the protocol.
     prefix: Vec<u8>,
     framing: Framing,
-    head_timeout: Duration,
-    write_timeout: Duration,
+    patience: Patience,
+    /// Once the client has been waited for.
+    pace: Option<Box<Pace>>,
     head_deadline: Option<Pin<Box<Sleep>>>,
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl GuardedStream {
-    pub fn new(stream: Stream, prefix: Vec<u8>, framing: Framing, head_timeout: Duration, write_timeout: Duration) -> Self {
-        Self { stream, prefix, framing, head_timeout, write_timeout, head_deadline: None, write_deadline: None }
+    pub fn new(stream: Stream, prefix: Vec<u8>, framing: Framing, patience: Patience) -> Self {
+        Self { stream, prefix, framing, patience, pace: None, head_deadline: None, write_deadline: None }
     }
 
     /// The stream itself, and what was read of it and not yet asked for.
@@ -171,10 +184,10 @@ impl GuardedStream {
             self.head_deadline = None;
             return Poll::Pending;
         }
-        let timeout = self.head_timeout;
+        let timeout = self.patience.policy.timeouts.header;
         let deadline = self.head_deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head did not end in time")))
+        Poll::Ready(Err(self.over(Limit::HeadTime, io::ErrorKind::TimedOut, "the head did not end in time")))
     }
 
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -187,29 +200,76 @@ impl GuardedStream {
         {
             return Poll::Pending;
         }
-        let timeout = self.write_timeout;
+        let timeout = self.patience.policy.timeouts.body;
         let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of the response")))
+        Poll::Ready(Err(self.over(Limit::BodyTime, io::ErrorKind::TimedOut, "the client takes nothing of the response")))
     }
 
-    fn wrote(&self, outcome: &Poll<io::Result<usize>>) {
-        if let (Framing::Http2(written), Poll::Ready(Ok(count))) = (&self.framing, outcome) {
+    /// Counts the limit that ends the connection.
+    fn over(&self, limit: Limit, kind: io::ErrorKind, text: &'static str) -> io::Error {
+        self.patience.observer.metrics.limits.count(limit);
+        io::Error::new(kind, text)
+    }
+
+    /// What came of writing these buffers.
+    fn wrote(&mut self, cx: &mut Context<'_>, buffers: &[io::IoSlice<'_>], outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Framing::Http2(written, watch), Poll::Ready(Ok(count))) = (&mut self.framing, &outcome) {
             written.fetch_add(*count as u64, Ordering::Relaxed);
-        }
-    }
-
-    fn saw(&mut self, bytes: &[u8]) {
-        if let Framing::Http1(facts) = &self.framing
-            && !facts.tunnel.load(Ordering::Acquire)
-        {
-            let mut tracker = facts.tracker.lock().unwrap_or_else(PoisonError::into_inner);
-            tracker.watch(bytes);
-            if !tracker.is_inside_head() {
-                drop(tracker);
-                self.head_deadline = None;
+            let mut left = *count;
+            for buffer in buffers {
+                let part = left.min(buffer.len());
+                watch.sent(&buffer[..part]);
+                left -= part;
             }
         }
+        self.watch_rate(&outcome)?;
+        self.watch_write(cx, outcome)
+    }
+
+    /// Ends a connection whose client takes so little of its answers, whenever there is something to take, that it would keep
+    /// them for ever.
+    fn watch_rate(&mut self, outcome: &Poll<io::Result<usize>>) -> io::Result<()> {
+        let Some(bytes_per_second) = self.patience.policy.limits.body_rate else { return Ok(()) };
+        let least = LeastRate { bytes_per_second, window: self.patience.policy.timeouts.body };
+        match outcome {
+            Poll::Pending => self.pace.get_or_insert_default().waits(clock::instant_now()),
+            // Nobody was waited for: nothing to reckon, and no need for the time.
+            Poll::Ready(Ok(_)) if self.write_deadline.is_none() => {}
+            Poll::Ready(Ok(count)) => {
+                let tunnel = matches!(&self.framing, Framing::Http1(facts) if facts.tunnel.load(Ordering::Acquire));
+                if self.pace.get_or_insert_default().moved(*count, clock::instant_now(), least) && !tunnel {
+                    return Err(self.over(Limit::BodyRate, io::ErrorKind::TimedOut, "the client takes too little of the response"));
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    fn saw(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.framing {
+            Framing::Http1(facts) if facts.tunnel.load(Ordering::Acquire) => {}
+            Framing::Http1(facts) => {
+                let mut tracker = facts.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+                tracker.watch(bytes);
+                if !tracker.is_inside_head() {
+                    drop(tracker);
+                    self.head_deadline = None;
+                }
+            }
+            Framing::Http2(_, watch) => {
+                if let Some(limit) = watch.received(bytes, clock::instant_now()) {
+                    if let Some(farewell) = watch.farewell() {
+                        // If there is no room for it, the client does not read, and would not read it.
+                        let _ = Pin::new(&mut self.stream).poll_write(cx, &farewell);
+                        let _ = Pin::new(&mut self.stream).poll_flush(cx);
+                    }
+                    return Err(self.over(limit, io::ErrorKind::QuotaExceeded, "a flood of frames"));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -227,8 +287,7 @@ impl AsyncRead for GuardedStream {
             buf.put_slice(&this.prefix[..count]);
             this.prefix.drain(..count);
         }
-        this.saw(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.saw(cx, &buf.filled()[before..]))
     }
 }
 
@@ -236,15 +295,13 @@ impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(&outcome);
-        this.watch_write(cx, outcome)
+        this.wrote(cx, &[io::IoSlice::new(buf)], outcome)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(&outcome);
-        this.watch_write(cx, outcome)
+        this.wrote(cx, bufs, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

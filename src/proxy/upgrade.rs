@@ -11,9 +11,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::accept::Held;
+use super::admission::Place;
+use super::connection::Berth;
 use super::ending::{CUT_AFTER, Reason, Watch};
+use super::gate::Phase;
 use super::stream::StreamFacts;
-use super::websocket::{Frames, close_frame};
+use super::upstream;
+use super::websocket::{CLOSE_CODE, Frames, GOING_AWAY, close_frame};
 use crate::observe::Record;
 
 const BUFFER_BYTES: usize = 16 << 10;
@@ -25,14 +29,29 @@ pub struct Tunnel {
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
     pub _held: Arc<Held>,
+    /// Its places among the connections to the endpoint, and among the tunnels of the gate.
+    pub _places: (Option<Arc<upstream::Place>>, Place),
     /// Becomes true when the gate's drain deadline has passed.
     pub closing: watch::Receiver<bool>,
+    /// The connection that it was opened on, and whether that is to end.
+    pub berth: Option<Berth>,
     /// Whether its token still counts; `None` where that is nobody's matter.
     pub watch: Option<Watch>,
 }
 
 /// Why a tunnel is to end, once it is.
-type Ending = watch::Receiver<Option<Reason>>;
+type Ending = watch::Receiver<Option<End>>;
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The gate drains, or the listener is gone: the client is told, and what both sides still have to say is heard.
+    Leaving,
+    /// Its token counts no more: nothing goes on.
+    Token(Reason),
+}
+
+/// The client's own word for a tunnel that ends because the gate goes away.
+const LEAVING: Reason = "going away";
 
 impl Tunnel {
     /// Runs to its end. The record is written then.
@@ -56,38 +75,62 @@ impl Tunnel {
             let up = copy_up(client_read, upstream_write, &moved, ending.clone());
             tokio::join!(up, copy_down(upstream_read, client_write, &moved, &down, ending.clone()));
         };
+        let phase = self.berth.as_ref().map(|berth| berth.phase.clone());
         let told = async {
-            match self.watch {
-                Some(watch) => {
-                    tell.send_replace(Some(watch.end().await));
-                    tokio::time::sleep(CUT_AFTER).await;
-                }
-                None => std::future::pending().await,
-            }
+            tell_end(self.watch, phase, &tell).await;
+            tokio::time::sleep(CUT_AFTER).await;
         };
         let mut closing = self.closing;
         let reason = tokio::select! {
-            () = both => "closed",
+            // In this order: once the tunnel is to end, no byte is read before that is known.
+            biased;
             () = told => "cut",
+            () = both => "closed",
             () = idle(&moved, self.idle) => "idle for too long",
             _ = closing.wait_for(|closing| *closing) => "the gate goes down",
         };
-        record.reason = *ending.borrow();
+        record.reason = match *ending.borrow() {
+            Some(End::Token(reason)) => Some(reason),
+            Some(End::Leaving) | None => None,
+        };
         record.detail = reason.into();
         record.response_bytes = down.load(Ordering::Relaxed);
     }
 }
 
-/// Ends when the tunnel is to end, and says why.
-async fn ended(ending: &mut Ending) -> Reason {
-    match ending.wait_for(Option::is_some).await.map(|reason| *reason) {
-        Ok(Some(reason)) => reason,
-        _ => std::future::pending().await,
+/// Tells a tunnel that it is to end: once that the gate leaves, and for good, when this returns, that its token counts no more.
+async fn tell_end(watch: Option<Watch>, phase: Option<watch::Receiver<Phase>>, tell: &watch::Sender<Option<End>>) {
+    let mut token = std::pin::pin!(async {
+        match watch {
+            Some(watch) => watch.end().await,
+            None => std::future::pending().await,
+        }
+    });
+    let leaving = async {
+        match phase {
+            Some(mut phase) => drop(phase.wait_for(|phase| *phase >= Phase::Draining).await),
+            None => std::future::pending().await,
+        }
+    };
+    let reason = tokio::select! {
+        reason = &mut token => reason,
+        () = leaving => {
+            tell.send_replace(Some(End::Leaving));
+            token.await
+        }
+    };
+    tell.send_replace(Some(End::Token(reason)));
+}
+
+/// Ends when nothing may go on.
+async fn token_ended(ending: &mut Ending) {
+    if ending.wait_for(|end| matches!(end, Some(End::Token(_)))).await.is_err() {
+        std::future::pending().await
     }
 }
 
 /// Copies what the client sends until the end and passes the end on, so that a half-closed tunnel still works the other
-/// way. Once the tunnel is to end nothing more is passed on; what comes is read until the client has read our close.
+/// way. Once its token counts no more nothing is passed on; what comes is read until the client has read our close.
 async fn copy_up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, moved: &AtomicU64, mut ending: Ending) {
     let mut buffer = vec![0; BUFFER_BYTES];
     let copied = async {
@@ -104,7 +147,7 @@ async fn copy_up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unp
     };
     let over = tokio::select! {
         () = copied => true,
-        _ = ended(&mut ending) => false,
+        () = token_ended(&mut ending) => false,
     };
     let _ = to.shutdown().await;
     if !over {
@@ -112,7 +155,9 @@ async fn copy_up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unp
     }
 }
 
-/// Copies what the service sends. Once the tunnel is to end, to the end of the frame, and then a close of our own.
+/// Copies what the service sends. Once the tunnel is to end, to the end of the frame, and then a close of our own. A client
+/// that is told that the gate leaves answers with a close of its own, which the service gets and answers in turn: until then
+/// what the service sends is read and let go, since nothing may follow a close (RFC 6455 §5.5.1).
 async fn copy_down(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -122,20 +167,33 @@ async fn copy_down(
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut frames = Frames::default();
+    let mut said = false;
     loop {
         let told = *ending.borrow_and_update();
-        if let Some(reason) = told.filter(|_| frames.is_between()) {
-            let _ = to.write_all(&close_frame(reason)).await;
+        let over = matches!(told, Some(End::Token(_)));
+        if let Some(end) = told.filter(|_| frames.is_between() && !said) {
+            said = true;
+            let (code, reason) = match end {
+                End::Token(reason) => (CLOSE_CODE, reason),
+                End::Leaving => (GOING_AWAY, LEAVING),
+            };
+            // A service that has said its own close has said it for both.
+            if !frames.has_closed() && (to.write_all(&close_frame(code, reason)).await.is_err() || to.flush().await.is_err()) {
+                break;
+            }
+        }
+        if said && over {
             break;
         }
         // Between two reads alone: a write is not given up in the middle.
         let read = tokio::select! {
             biased;
-            _ = ended(&mut ending), if told.is_none() => continue,
+            Ok(()) = ending.changed(), if !over => continue,
             read = from.read(&mut buffer) => read,
         };
         let mut part = match read {
             Ok(0) | Err(_) => break,
+            Ok(_) if said => continue,
             Ok(count) => &buffer[..count],
         };
         match told {

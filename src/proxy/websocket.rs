@@ -5,17 +5,29 @@ use super::ending::Reason;
 /// The close code of a tunnel whose token counts no more: of the private range (§7.4.2), after HTTP's 401.
 pub const CLOSE_CODE: u16 = 4401;
 
+/// The close code of a tunnel whose gate goes away (§7.4.1): the client opens it anew, and finds another gate.
+pub const GOING_AWAY: u16 = 1001;
+
+/// The opcode of a close frame (§5.2).
+const CLOSE: u8 = 8;
+
 /// Follows frames as they go by; it never changes one.
 #[derive(Debug, Default)]
 pub struct Frames {
     head: Vec<u8>,
     left: u64,
+    closed: bool,
 }
 
 impl Frames {
     /// Whether the next byte begins a frame.
     pub fn is_between(&self) -> bool {
         self.head.is_empty() && self.left == 0
+    }
+
+    /// Whether a close frame has begun: nothing comes after one (§5.5.1).
+    pub fn has_closed(&self) -> bool {
+        self.closed
     }
 
     /// Passes all bytes.
@@ -39,6 +51,7 @@ impl Frames {
                 passed += 1;
                 if let Some(length) = payload_length(&self.head) {
                     self.left = length;
+                    self.closed |= self.head[0] & 0x0f == CLOSE;
                     self.head.clear();
                 }
             }
@@ -68,12 +81,12 @@ fn payload_length(head: &[u8]) -> Option<u64> {
     }
 }
 
-/// A close frame with our code.
-pub fn close_frame(reason: Reason) -> Vec<u8> {
-    // A control frame has 125 bytes at most (§5.5); our codes are short.
+/// A close frame, as a server sends it.
+pub fn close_frame(code: u16, reason: Reason) -> Vec<u8> {
+    // A control frame has 125 bytes at most (§5.5); our reasons are short.
     let reason = &reason.as_bytes()[..reason.len().min(120)];
     let mut frame = vec![0x88, reason.len() as u8 + 2];
-    frame.extend_from_slice(&CLOSE_CODE.to_be_bytes());
+    frame.extend_from_slice(&code.to_be_bytes());
     frame.extend_from_slice(reason);
     frame
 }
@@ -90,7 +103,7 @@ mod tests {
             [vec![0x82, 126, 1, 0], vec![7; 256]].concat(),
             [vec![0x02, 127, 0, 0, 0, 0, 0, 1, 0, 0], vec![7; 65_536]].concat(),
             vec![0x81, 0x82, 1, 2, 3, 4, 9, 9],
-            close_frame("expired"),
+            close_frame(CLOSE_CODE, "expired"),
         ];
         let bytes = frames.concat();
         let ends: Vec<usize> = frames.iter().scan(0, |at, frame| Some(std::mem::replace(at, *at + frame.len()) + frame.len())).collect();
@@ -110,11 +123,13 @@ mod tests {
         }
         let mut watched = Frames::default();
         watched.pass(&bytes[..5]);
-        assert!(!watched.is_between());
+        assert!(!watched.is_between() && !watched.has_closed());
+        watched.pass(&bytes[5..]);
+        assert!(watched.is_between() && watched.has_closed());
     }
 
     #[test]
     fn a_close_frame_says_4401_and_why() {
-        assert_eq!(close_frame("expired"), [&[0x88, 9, 0x11, 0x31][..], b"expired"].concat());
+        assert_eq!(close_frame(CLOSE_CODE, "expired"), [&[0x88, 9, 0x11, 0x31][..], b"expired"].concat());
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-pub use address::client_address;
+pub use address::{client_address, subscriber};
 pub use caller::Caller;
 pub use fields::{POLICY_FIELD, STANDING_FIELD, standing_field};
 use local::{Local, Steady};

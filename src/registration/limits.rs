@@ -7,6 +7,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
 
 use crate::oauth::registration::Refusal;
+use crate::rate::subscriber;
 
 /// Addresses that are remembered. When more come than the limit forgets in time, strangers wait.
 const ADDRESSES_MAX: usize = 10_000;
@@ -40,7 +41,7 @@ impl Limits {
     /// Counts one. One address that comes too often takes nothing of what is everybody's.
     pub fn take(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         // On a Unix socket everybody is one.
-        let key = address_key(address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        let key = subscriber(address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
         if self.addresses.len() >= ADDRESSES_MAX {
             self.addresses.retain_recent();
             if self.addresses.len() >= ADDRESSES_MAX {
@@ -54,17 +55,6 @@ impl Limits {
     fn refusal(&self, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Refusal {
         let wait = until.wait_time_from(self.clock.now());
         Refusal::TooMany { seconds: u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1) }
-    }
-}
-
-/// What counts as one address: one of IPv4, a /64 of IPv6, which is the least that a customer gets.
-fn address_key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
     }
 }
 
@@ -90,7 +80,7 @@ mod tests {
         // A /64 is one address, however many there are in it.
         assert_eq!(limits.take(address("2001:db8::1")), Ok(()));
         assert!(limits.take(address("192.0.2.3")).is_err(), "four of everybody's four are gone");
-        assert_eq!(address_key("2001:db8::1:2:3:4".parse().unwrap()), address_key("2001:db8::9".parse().unwrap()));
-        assert_eq!(address_key("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
+        assert_eq!(subscriber("2001:db8::1:2:3:4".parse().unwrap()), subscriber("2001:db8::9".parse().unwrap()));
+        assert_eq!(subscriber("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** what was taken is in force here before anybody is told that it was, whatever becomes of sharing it.
 
+mod carried;
 mod sharing;
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +17,7 @@ use crate::access::{Full, Revocation, Revoked, RevokedBy, Revokes};
 use crate::clock::{self, UnixSeconds};
 use crate::policy::{Policy, REVOKED_LIFT_WINDOW_MS};
 use crate::state::{Away, Shared};
+pub use carried::{Carried, Told};
 
 /// What came of one that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub struct Revocations {
     revoked: Arc<Revoked>,
     token_life: AtomicI64,
     entries: AtomicUsize,
-    /// Counted up with each that is new: streams look again.
+    /// Counted up with each that is new or lifted: streams look again.
     changes: watch::Sender<u64>,
     shared: Mutex<Option<(Arc<Shared>, AbortHandle)>>,
     /// Users whose suspension ended a moment ago, by when, in milliseconds: a word from before comes too late.
@@ -181,7 +183,11 @@ impl Revocations {
 
     fn drop_one(&self, id: &str) -> Option<Revocation> {
         self.note_told(id);
-        self.revoked.lift(id)
+        let lifted = self.revoked.lift(id);
+        if lifted.is_some() {
+            self.changes.send_modify(|count| *count += 1);
+        }
+        lifted
     }
 
     fn untold(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -203,3 +203,17 @@ async fn trailers_of_a_response_pass_to_a_client_that_wants_them() {
     assert_eq!(answer.trailers, [("x-checksum".to_owned(), "abc".to_owned())]);
     assert_eq!(upstream.only().one("te"), Some("trailers"));
 }
+
+/// hyper's client leaves it out unless a header says that there is one.
+#[tokio::test]
+async fn the_body_of_a_get_without_a_length_is_not_lost() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    let mut client = Connection::open(gate.address()).await;
+
+    client.write(&gate.get("/public/search").bytes("Transfer-Encoding: chunked")).await;
+    client.write(b"5\r\nquery\r\n0\r\n\r\n").await;
+
+    assert_eq!(client.answer("GET").await.status, 200);
+    assert_eq!(upstream.only().text(), "5\r\nquery\r\n0\r\n\r\n");
+}

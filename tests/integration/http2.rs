@@ -104,3 +104,18 @@ async fn connect_is_refused() {
     assert_eq!((refused.status, refused.code().as_str()), (405, "method_refused"));
     assert_eq!(client.send(get("gate", "/public/a").body(()).unwrap()).await.status, 200);
 }
+
+/// RFC 9110 §9.3.2. hyper leaves the body out over HTTP/1.1 alone.
+#[tokio::test]
+async fn the_gates_own_answer_to_head_has_a_length_and_no_body() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    let mut client = Http2::open(gate.address()).await;
+    let head = Request::head("http://gate/me").body(()).unwrap();
+
+    let answer = client.send(head).await;
+
+    assert_eq!((answer.status, answer.body.len(), answer.complete), (401, 0, true));
+    assert_ne!(answer.header("content-length").as_deref(), Some("0"));
+    assert_eq!(client.send(get("gate", "/public/a").body(()).unwrap()).await.status, 200);
+}

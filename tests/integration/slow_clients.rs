@@ -150,7 +150,8 @@ async fn a_body_that_stalls_is_given_up() {
 #[tokio::test]
 async fn a_body_that_moves_slowly_is_taken() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
-    let gate = gate(&issuer, &upstream).settings("timeouts: { header: 300ms, idle: 400ms, body: 1s }").start().await;
+    let gate =
+        gate(&issuer, &upstream).settings("timeouts: { header: 300ms, idle: 400ms, body: 1s }\nlimits: { body_rate: 4B }").start().await;
     let mut client = Connection::open(gate.address()).await;
 
     client.write(&gate.ask("POST", "/public/a").header("Content-Length: 15").bytes("")).await;

@@ -210,6 +210,8 @@ async fn a_tunnel_ends_when_the_gate_has_drained_for_its_time() {
     let (mut client, mut call) = tunnel(&gate, &mut calls, &token(&issuer, "read:weather")).await;
 
     let during = async {
+        // A client that is told to go and stays.
+        client.read_until("going away").await;
         client.write(b"while draining").await;
         call.read_until("while draining").await;
     };
@@ -217,6 +219,59 @@ async fn a_tunnel_ends_when_the_gate_has_drained_for_its_time() {
 
     assert_eq!(last_words("the client's end", &mut client).await, "");
     assert_eq!(last_words("the service's end", &mut call).await, "");
+}
+
+/// RFC 6455 §7.4.1, §5.5.1.
+#[tokio::test]
+async fn a_draining_gate_says_1001_between_two_frames_and_hears_both_sides_out() {
+    let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);
+    let mut gate = gate(&issuer, &upstream).start().await;
+    let token = token(&issuer, "read:weather");
+    let (mut client, mut call) = tunnel(&gate, &mut calls, &token).await;
+    let (mut other, mut other_call) = tunnel(&gate, &mut calls, &token).await;
+    let (mut quiet, quiet_call) = tunnel(&gate, &mut calls, &token).await;
+    // One service is in the middle of a frame, the other has closed already.
+    call.write(b"\x82\x05ab").await;
+    client.read_until("ab").await;
+    other_call.write(b"\x88\x02\x03\xe8").await;
+    other.read_until("\x03").await;
+    let begun = std::time::Instant::now();
+
+    let during = async {
+        quiet.read_until("going away").await;
+        drop((quiet, quiet_call));
+        client.write(b"\x82\x80mask").await;
+        call.read_until("mask").await;
+        call.write(b"cde\x81\x04late").await;
+        assert_eq!(client.read_until("going away").await, "cde\u{fffd}\u{c}\u{3}\u{fffd}going away");
+        // The client's own close reaches the service, which ends the tunnel; nothing more comes from there.
+        client.write(b"\x88\x82mask\x6e\x88").await;
+        call.read_until("mask").await;
+        call.write(b"\x88\x02\x03\xe9").await;
+        drop(call);
+        assert_eq!(client.rest().await, "");
+        drop(client);
+        drop(other_call);
+        assert!(!other.rest().await.contains("going away"));
+        drop(other);
+    };
+    tokio::join!(gate.app.shutdown("the test"), during);
+
+    // Long before the deadline: a gate whose clients listen goes as soon as they have gone.
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_listener_that_is_taken_away_tells_its_tunnels_to_go() {
+    let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);
+    let builder = gate(&issuer, &upstream);
+    let mut gate = builder.clone().start().await;
+    let (mut client, _call) = tunnel(&gate, &mut calls, &token(&issuer, "read:weather")).await;
+
+    let other = reserve();
+    gate.rewrite(&builder.settings(&format!("listen: {}", other.address)).yaml()).await;
+
+    assert!(client.read_until("going away").await.ends_with("going away"));
 }
 
 #[tokio::test]

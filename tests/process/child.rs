@@ -17,7 +17,7 @@ pub struct Process {
     child: Child,
     stdout: Lines,
     stderr: Lines,
-    pub directory: TempDir,
+    pub directory: Arc<TempDir>,
     pub address: SocketAddr,
     pub admin: SocketAddr,
 }
@@ -32,20 +32,40 @@ impl Drop for Process {
 impl Process {
     /// Starts it with this configuration and waits until it says that it serves.
     pub async fn run(yaml: &str) -> Self {
+        Self::spawn(yaml).serving().await
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(yaml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("wicketgate.yaml");
-        std::fs::write(&path, yaml).unwrap();
+        std::fs::write(directory.path().join("wicketgate.yaml"), yaml).unwrap();
+        Self::spawn_in(Arc::new(directory), "wicketgate.yaml", &[])
+    }
+
+    /// Starts another one with the configuration that stands there now, and waits for nothing.
+    pub fn another(&self) -> Self {
+        Self::spawn_in(self.directory.clone(), "wicketgate.yaml", &[])
+    }
+
+    /// The same with a file of its own, and with something in its environment.
+    pub fn spawn_in(directory: Arc<TempDir>, file: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = wicketgate();
-        let mut child = command.arg("run").arg("--config").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.arg("run").arg("--config").arg(directory.path().join(file)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(environment.iter().copied());
+        let mut child = command.spawn().unwrap();
         let (stdout, stderr) = (read_lines(child.stdout.take().unwrap()), read_lines(child.stderr.take().unwrap()));
         let nowhere = support::loopback();
-        let mut process = Self { child, stdout, stderr, directory, address: nowhere, admin: nowhere };
-        until("the process says that it serves", || async { process.line("serving").is_some() }).await;
-        let serving = process.line("serving").unwrap();
+        Self { child, stdout, stderr, directory, address: nowhere, admin: nowhere }
+    }
+
+    /// Waits until it says that it serves.
+    pub async fn serving(mut self) -> Self {
+        until("the process says that it serves", || async { self.line("serving").is_some() }).await;
+        let serving = self.line("serving").unwrap();
         let listen = serving["listen"].as_str().unwrap().split(' ').find_map(|listen| listen.parse().ok());
-        process.address = listen.unwrap();
-        process.admin = serving["admin"].as_str().unwrap().parse().unwrap();
-        process
+        self.address = listen.unwrap();
+        self.admin = serving["admin"].as_str().unwrap().parse().unwrap();
+        self
     }
 
     /// Waits until it has its keys.
@@ -157,7 +177,8 @@ pub async fn command(arguments: &[&str], stdin: &str) -> Ended {
 
 /// The binary, without what this environment would tell it.
 fn wicketgate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wicketgate"));
+    let binary = std::env::var_os("WICKETGATE_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_wicketgate").into());
+    let mut command = Command::new(binary);
     command.env_remove("WICKETGATE_CONFIG").env_remove("WICKETGATE_TOKEN");
     command
 }

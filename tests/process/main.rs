@@ -9,3 +9,4 @@ mod signals;
 #[path = "../integration/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
+mod upgrade;

@@ -12,14 +12,14 @@ use super::support::*;
 
 /// How one request on a connection of its own went.
 #[derive(Debug, PartialEq, Eq)]
-enum Went {
+pub enum Went {
     Answered,
     /// Nobody listened: the client goes elsewhere, and nothing is lost.
     Refused,
     Lost(String),
 }
 
-async fn once(address: std::net::SocketAddr, request: &[u8]) -> Went {
+pub async fn once(address: std::net::SocketAddr, request: &[u8]) -> Went {
     let Ok(mut stream) = TcpStream::connect(address).await else { return Went::Refused };
     let mut answer = Vec::new();
     let outcome = async {

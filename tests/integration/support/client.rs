@@ -23,6 +23,11 @@ impl Ask {
         Self { address, method, target, headers: Vec::new(), host: Some(address.to_string()), body: Vec::new() }
     }
 
+    /// Where it goes.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn token(self, token: &str) -> Self {
         self.header(&format!("Authorization: Bearer {token}"))
     }

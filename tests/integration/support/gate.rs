@@ -50,6 +50,17 @@ impl GateBuilder {
         self
     }
 
+    /// Another upstream for the service that was named last, in YAML on one line.
+    pub fn upstream(mut self, text: &str) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            let lines = service
+                .lines()
+                .map(|line| if line.starts_with("    upstream:") { format!("    upstream: {text}\n") } else { format!("{line}\n") });
+            *service = lines.collect();
+        }
+        self
+    }
+
     /// More keys for the service that was named last: lines of YAML, each beginning with four spaces.
     pub fn in_service(mut self, lines: &str) -> Self {
         if let Some(service) = self.services.last_mut() {

@@ -59,6 +59,15 @@ impl Http2 {
         self.begin(request, true).await.answer().await
     }
 
+    /// Sends an extended CONNECT (RFC 8441), once the gate has said that it takes one.
+    pub async fn connect(&mut self, mut request: Request<()>, protocol: &'static str) -> Exchange {
+        let enabled = || async { self.sender.is_extended_connect_protocol_enabled() };
+        super::until("extended CONNECT is enabled", enabled).await;
+        *request.method_mut() = http::Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+        self.begin(request, false).await
+    }
+
     /// Sends the head of a request.
     pub async fn begin(&mut self, request: Request<()>, ends: bool) -> Exchange {
         let mut sender = soon("room for a stream", self.sender.clone().ready()).await.unwrap();
@@ -72,9 +81,20 @@ impl Exchange {
         self.body.send_data(Bytes::from_static(bytes.as_bytes()), false).unwrap();
     }
 
+    /// The answer that opens a tunnel, and its two ends.
+    pub async fn tunnel(self) -> (Response<()>, SendStream<Bytes>, Incoming) {
+        let (parts, body) = soon("an answer", self.response).await.unwrap().into_parts();
+        (Response::from_parts(parts, ()), self.body, Incoming { body, buffer: Vec::new() })
+    }
+
     /// The answer whose body is still to be read.
     pub async fn head(self) -> Response<RecvStream> {
         soon("an answer", self.response).await.unwrap()
+    }
+
+    /// The answer, or why there is none.
+    pub async fn outcome(self) -> Result<Response<RecvStream>, h2::Error> {
+        soon("an answer", self.response).await
     }
 
     /// Waits for an error instead of an answer.
@@ -101,6 +121,40 @@ impl Exchange {
         }
         answer.complete = true;
         answer
+    }
+}
+
+/// What comes out of a stream, read step by step.
+pub struct Incoming {
+    body: RecvStream,
+    buffer: Vec<u8>,
+}
+
+impl Incoming {
+    /// Reads until so many bytes are there, and takes them.
+    pub async fn read(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.more().await, "ended before {count} bytes were there: {:?}", self.buffer);
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// Everything until the stream ends.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// The trailers behind it.
+    pub async fn trailers(&mut self) -> HeaderMap {
+        soon("the trailers", self.body.trailers()).await.unwrap().unwrap_or_default()
+    }
+
+    async fn more(&mut self) -> bool {
+        let Some(Ok(part)) = soon("a part of the stream", self.body.data()).await else { return false };
+        let _ = self.body.flow_control().release_capacity(part.len());
+        self.buffer.extend_from_slice(&part);
+        true
     }
 }
 

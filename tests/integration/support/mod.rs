@@ -6,7 +6,10 @@ mod browser;
 mod client;
 mod gate;
 mod http2;
+mod http2_upstream;
 pub mod logto;
+mod mortal;
+mod signer;
 mod tls;
 mod upstream;
 
@@ -14,7 +17,10 @@ pub use authority::{Authority, Caller, Party, TLS_1_2, TLS_1_3};
 pub use browser::{Browser, Page};
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};
-pub use http2::{Http2, take_nothing_more};
+pub use http2::{Http2, Incoming, take_nothing_more};
+pub use http2_upstream::{answer_ok, http2_upstream, serve_http2};
+pub use mortal::Mortal;
+pub use signer::{Signer, handshake_of};
 pub use tls::{Certificate, connect_tls};
 pub use upstream::{Calls, Received, Upstream, read_request};
 

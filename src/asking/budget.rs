@@ -9,7 +9,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Questions that may wait for their turn, beside those under way. A second's worth of them is a burst after a start.
 const WAITING_MAX: usize = 256;
 
-pub struct Budget {
+/// One for whoever is new, and one for what was asked about before: a rush of strangers does not lock out who is known.
+pub struct Budgets {
+    strangers: Budget,
+    acquainted: Budget,
+}
+
+impl Budgets {
+    pub fn new(in_flight: usize, per_second: NonZeroU32) -> Self {
+        let budget = || Budget::new(in_flight, per_second);
+        Self { strangers: budget(), acquainted: budget() }
+    }
+
+    /// A place for one question, or `None` when there are too many.
+    pub fn take(&self, acquainted: bool) -> Option<Place> {
+        let budget = if acquainted { &self.acquainted } else { &self.strangers };
+        budget.take()
+    }
+}
+
+struct Budget {
     rate: DefaultDirectRateLimiter,
     /// Those under way and those that wait.
     places: Arc<Semaphore>,
@@ -23,7 +42,7 @@ pub struct Place {
 }
 
 impl Budget {
-    pub fn new(in_flight: usize, per_second: NonZeroU32) -> Self {
+    fn new(in_flight: usize, per_second: NonZeroU32) -> Self {
         Self {
             rate: RateLimiter::direct(Quota::per_second(per_second)),
             places: Arc::new(Semaphore::new(in_flight + WAITING_MAX)),
@@ -31,8 +50,7 @@ impl Budget {
         }
     }
 
-    /// A place for one question, or `None` when there are too many.
-    pub fn take(&self) -> Option<Place> {
+    fn take(&self) -> Option<Place> {
         let place = self.places.clone().try_acquire_owned().ok()?;
         self.rate.check().ok()?;
         Some(Place { running: self.running.clone(), _place: place })

@@ -1,0 +1,104 @@
+//! Steps 9 to 12 of a permitted request: rewritten, sent, and answered by the service.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::body::{BodyProgress, RequestBody, ResponseBody};
+use super::ending::{Watch, stream_of};
+use super::failure::Failure;
+use super::gate::Gate;
+use super::grpc::{CallTime, is_grpc};
+use super::handle::Peer;
+use super::opening::Opening;
+use super::rewrite::{self, Way};
+use super::screen::{Screened, nominated};
+use super::upgrade::Tunnel;
+use super::upstream::{Tries, Unanswered, balance_key};
+use crate::access::{Permit, Snapshot};
+use crate::clock;
+use crate::observe::Record;
+
+/// What the service answered.
+pub enum Forwarded {
+    Response(Response<ResponseBody>),
+    Tunnel(Response<ResponseBody>, Tunnel),
+}
+
+/// Sends a permitted request on its way, and makes of the answer what the client gets.
+pub async fn forward(
+    gate: &Arc<Gate>,
+    snapshot: &Arc<Snapshot>,
+    peer: &Peer,
+    mut request: Request<Incoming>,
+    screened: &Screened,
+    permit: Permit,
+    record: &mut Record,
+) -> Result<Forwarded, Unanswered> {
+    let service = &snapshot.policy.services[permit.service()];
+    let route = &service.routes[permit.route()];
+    let (service, patience, rewriting, body_bytes_max) = (&service.name, route.timeout, &route.rewriting, route.body_bytes);
+    let key = balance_key(&snapshot.policy.services[permit.service()].upstream.balancing.balance, request.headers(), &permit);
+    let watch = Watch::of(gate, snapshot, &permit);
+    let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
+    let broken = || (Failure::TargetInvalid, String::new());
+    let mut head = rewrite::to_upstream(&request, screened, permit, &snapshot.policy, &way).ok_or_else(broken)?;
+    // hyper leaves out the body of a GET or HEAD that says neither its length nor this.
+    if !request.body().is_end_stream() && !head.headers().contains_key(CONTENT_LENGTH) {
+        head.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if declared_length(request.headers()).is_some_and(|length| length > body_bytes_max) {
+        return Err((Failure::BodyTooLarge, String::new()).into());
+    }
+    let opening = Opening::of(gate, &mut request, screened)?;
+    if let Some(opening) = &opening {
+        opening.ask(head.headers_mut());
+    }
+    let grpc = is_grpc(request.headers());
+    let progress = Arc::new(BodyProgress::of(grpc));
+    let mut call = CallTime::of(request.headers(), snapshot.policy.timeouts.tunnel_idle, &progress, record.elapsed());
+    let nominated = [nominated(request.headers()), rewriting.request.gone.clone()].concat();
+    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, grpc);
+    let sent = clock::instant_now();
+    let upstreams = gate.upstreams();
+    let cluster = upstreams.cluster(service).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
+    let mut tries = Tries::default();
+    let answer = cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries);
+    let answer = match &mut call {
+        Some(call) => call.bound(answer).await,
+        None => answer.await,
+    };
+    record.upstream = Some(clock::instant_now().duration_since(sent));
+    (record.tries, record.endpoint) = (tries.count, tries.endpoint);
+    let response = answer?;
+    progress.note_answer();
+    match opening {
+        Some(opening) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let (response, tunnel) = opening.open((gate, snapshot, peer), response, watch, &record.request_id)?;
+            return Ok(Forwarded::Tunnel(response, tunnel));
+        }
+        Some(opening) if opening.is_misled_by(response.status()) => {
+            return Err((Failure::UpgradeInvalid, format!("{} instead of 101", response.status().as_u16())).into());
+        }
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err((Failure::UpgradeInvalid, String::new()).into()),
+        Some(_) | None => {}
+    }
+    let (mut parts, body) = response.into_parts();
+    // Each hop speaks its own version (RFC 9112 §2.3), hyper the client's; a 1.0 here would make it end the body by
+    // closing, and a body that broke off would look whole.
+    parts.version = Version::HTTP_11;
+    let nominated =
+        [rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id), rewriting.response.gone.clone()].concat();
+    let body = match stream_of(&parts.headers, body, watch, call) {
+        Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
+        Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
+    };
+    Ok(Forwarded::Response(Response::from_parts(parts, body)))
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,168 @@
+//! Making a connection: to the address, to the other addresses of its name where that one does not answer, TLS, and the
+//! first words of HTTP.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::{Either, select};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
+use tokio_rustls::TlsConnector;
+
+use super::lent::Lent;
+use super::tls::ClientTls;
+use super::wire::Wire;
+
+/// The head of a response, and one header line more than any sane service sends.
+const RESPONSE_BUFFER_BYTES: usize = 64 << 10;
+const RESPONSE_HEADERS_MAX: usize = 200;
+/// What a service may send on one stream before somebody takes it.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// A peer that answers no ping is gone, whatever TCP still hopes.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long the first address has for itself (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// The way to one endpoint.
+pub struct Connector {
+    pub target: Target,
+    pub tls: Option<(ClientTls, ServerName<'static>)>,
+    /// HTTP/2 without asking.
+    pub prior_knowledge: bool,
+}
+
+pub enum Target {
+    /// An address, and those of the other family that the same name has: they are tried when the first does not answer.
+    Tcp(SocketAddr, ArcSwap<Vec<SocketAddr>>),
+    Unix(PathBuf),
+}
+
+/// A connection that was just made, and the future that moves it.
+pub enum Connected {
+    Http1(http1::SendRequest<Lent>, http1::Connection<TokioIo<Wire>, Lent>),
+    Http2(http2::SendRequest<Lent>, http2::Connection<TokioIo<Wire>, Lent, TokioExecutor>),
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone)]
+pub struct ConnectError {
+    /// For the metric.
+    pub result: &'static str,
+    /// For the log.
+    pub detail: String,
+}
+
+impl ConnectError {
+    fn new(result: &'static str, error: &dyn std::error::Error) -> Self {
+        Self { result, detail: chain(error) }
+    }
+}
+
+/// An error and what caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.ends_with(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+impl Connector {
+    /// `http1` for a connection that is to become a tunnel.
+    pub async fn connect(&self, http1: bool, streams: usize) -> Result<Connected, ConnectError> {
+        let refused = |error: io::Error| ConnectError::new("refused", &error);
+        let wire = match &self.target {
+            Target::Unix(path) => Wire::Unix(UnixStream::connect(path).await.map_err(refused)?),
+            Target::Tcp(first, others) => Wire::Tcp(reach(*first, &others.load_full()).await.map_err(refused)?),
+        };
+        let wire = match (wire, &self.tls) {
+            (Wire::Tcp(stream), Some((tls, name))) => {
+                let config = if http1 { &tls.http1 } else { &tls.usual };
+                let shaken = TlsConnector::from(config.clone()).connect(name.clone(), stream).await;
+                Wire::Tls(Box::new(shaken.map_err(|error| ConnectError::new("tls", &error))?))
+            }
+            (wire, _) => wire,
+        };
+        let http2 = wire.chose_http2() || (self.prior_knowledge && !http1);
+        let shaken = if http2 { greet_http2(wire, streams).await } else { greet_http1(wire).await };
+        shaken.map_err(|error| ConnectError::new("http", &error))
+    }
+}
+
+async fn greet_http1(wire: Wire) -> hyper::Result<Connected> {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(RESPONSE_BUFFER_BYTES).max_headers(RESPONSE_HEADERS_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(wire)).await?;
+    Ok(Connected::Http1(sender, connection))
+}
+
+async fn greet_http2(wire: Wire, streams: usize) -> hyper::Result<Connected> {
+    let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        // Room for all streams at once: one that nobody reads must not hold up the others.
+        .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams).min(i32::MAX.unsigned_abs()))
+        .max_header_list_size(RESPONSE_BUFFER_BYTES as u32)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    let (sender, connection) = builder.handshake(TokioIo::new(wire)).await?;
+    Ok(Connected::Http2(sender, connection))
+}
+
+/// To the first address, or to the others once it has failed or takes long (RFC 8305).
+async fn reach(first: SocketAddr, others: &Arc<Vec<SocketAddr>>) -> io::Result<TcpStream> {
+    if others.is_empty() {
+        return dial(first).await;
+    }
+    let preferred = Box::pin(dial(first));
+    let rest = Box::pin(async {
+        sleep(HEAD_START).await;
+        dial_each(others).await
+    });
+    match select(preferred, rest).await {
+        Either::Left((Ok(stream), _)) | Either::Right((Ok(stream), _)) => Ok(stream),
+        // The others need not wait for their turn any more; what the first said is what the log wants to know.
+        Either::Left((Err(error), rest)) => {
+            drop(rest);
+            dial_each(others).await.map_err(|_| error)
+        }
+        Either::Right((Err(_), preferred)) => preferred.await,
+    }
+}
+
+async fn dial_each(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match dial(*address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    Ok(stream)
+}

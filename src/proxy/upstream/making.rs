@@ -1,0 +1,217 @@
+//! Connections in the making: as many as those who wait need, those that are kept open ahead of need, and the one that
+//! becomes a tunnel.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hyper::client::conn::http1;
+use tokio::time::timeout;
+
+use super::connect::{ConnectError, Connected};
+use super::lease::{Carrier, Lease};
+use super::lent::Lent;
+use super::pool::{Bounds, NoConnection, Pool, Want, spawn};
+use super::resting::{Place, Shared};
+use crate::policy::UpstreamBounds;
+use crate::proxy::failure::Failure;
+
+enum Made {
+    Http1(http1::SendRequest<Lent>, Arc<Place>),
+    Http2(Arc<Shared>),
+}
+
+impl Pool {
+    /// A connection of its own, for what becomes a tunnel, over HTTP/1.1 whatever the endpoint would choose.
+    pub async fn lease_for_tunnel(&self) -> Result<Lease, NoConnection> {
+        if !self.may_choose_http2() {
+            return self.lease(Want::Any).await;
+        }
+        let bounds = self.bounds.load_full();
+        let Some(place) = self.place(&bounds.limits) else {
+            self.metrics.refused.inc();
+            let detail = format!("{} connections, which is all there may be", bounds.limits.connections);
+            return Err(NoConnection { failure: Failure::UpstreamOverloaded, detail });
+        };
+        let made = self.connect(true, &bounds).await;
+        match made {
+            Ok(connected) => match self.drive(connected, Arc::new(place)) {
+                Made::Http1(sender, place) => Ok(Lease::new(Carrier::Http1(sender), place, self.arc()?, false)),
+                Made::Http2(_) => {
+                    Err(NoConnection { failure: Failure::UpstreamBroken, detail: "HTTP/2, where HTTP/1.1 was asked for".to_owned() })
+                }
+            },
+            Err(error) => Err(NoConnection { failure: Failure::UpstreamRefused, detail: error.detail }),
+        }
+    }
+
+    fn may_choose_http2(&self) -> bool {
+        self.connector.tls.as_ref().is_some_and(|(tls, _)| tls.usual.alpn_protocols.iter().any(|name| name == b"h2"))
+    }
+
+    fn arc(&self) -> Result<Arc<Self>, NoConnection> {
+        let gone = || NoConnection { failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
+        self.me.upgrade().ok_or_else(gone)
+    }
+
+    /// One more connection, if there may be one. Without room an idle one goes.
+    fn place(&self, limits: &UpstreamBounds) -> Option<Place> {
+        let pool = self.me.upgrade()?;
+        let taken = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < limits.connections).then_some(open + 1));
+        taken.ok()?;
+        self.metrics.open.inc();
+        Some(Place(pool))
+    }
+
+    /// Makes as many connections as the requests that wait need, and as there may be.
+    pub(super) fn make_connections(&self) {
+        let bounds = self.bounds.load_full();
+        loop {
+            let wanted = self.locked(|state| {
+                state.waiting.retain(|waiter| !waiter.is_closed());
+                let wanted = state.waiting.len() > state.connecting * state.per_connection(&bounds.limits);
+                state.connecting += usize::from(wanted);
+                wanted
+            });
+            if !wanted {
+                return;
+            }
+            let Some(place) = self.place(&bounds.limits) else {
+                self.locked(|state| state.connecting -= 1);
+                return;
+            };
+            spawn(make(place, bounds.clone()));
+        }
+    }
+
+    async fn connect(&self, http1: bool, bounds: &Bounds) -> Result<Connected, ConnectError> {
+        let limit = bounds.timeouts.connect;
+        let made = timeout(limit, self.connector.connect(http1, bounds.limits.streams)).await;
+        let made = made.unwrap_or_else(|_| Err(ConnectError { result: "timeout", detail: format!("not connected within {limit:?}") }));
+        self.metrics.connects(made.as_ref().err().map_or("ok", |error| error.result));
+        made
+    }
+
+    /// Sets a new connection going.
+    fn drive(&self, connected: Connected, place: Arc<Place>) -> Made {
+        let (pool, held) = (self.me.clone(), place.clone());
+        match connected {
+            Connected::Http1(sender, connection) => {
+                spawn(async move {
+                    if let Err(error) = connection.with_upgrades().await {
+                        tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
+                    }
+                    ended(&pool, held);
+                });
+                Made::Http1(sender, place)
+            }
+            Connected::Http2(sender, mut connection) => {
+                let allowed = Arc::new(AtomicUsize::new(usize::MAX));
+                let seen = allowed.clone();
+                spawn(async move {
+                    let moved = std::future::poll_fn(|cx| {
+                        let moved = std::pin::Pin::new(&mut connection).poll(cx);
+                        seen.store(connection.current_max_send_streams().max(1), Ordering::Relaxed);
+                        moved
+                    });
+                    if let Err(error) = moved.await {
+                        tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
+                    }
+                    ended(&pool, held);
+                });
+                Made::Http2(Shared::new(sender, allowed, place))
+            }
+        }
+    }
+
+    /// Opens connections ahead of need, for as long as the endpoint is there.
+    pub(super) fn keep_warm(&self) {
+        const LOOK: Duration = Duration::from_millis(500);
+        if self.bounds.load().limits.warm == 0 {
+            return;
+        }
+        let me = self.me.clone();
+        spawn(async move {
+            loop {
+                {
+                    let Some(pool) = me.upgrade() else { return };
+                    let bounds = pool.bounds.load_full();
+                    if bounds.limits.warm == 0 || pool.locked(|state| state.closed) {
+                        return;
+                    }
+                    pool.warm_up(&bounds);
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+    }
+
+    fn warm_up(&self, bounds: &Arc<Bounds>) {
+        let missing = self.locked(|state| {
+            let there = state.idle.len() + state.shared.len() + state.connecting;
+            let missing = bounds.limits.warm.saturating_sub(there);
+            state.connecting += missing;
+            missing
+        });
+        for made in 0..missing {
+            match self.place(&bounds.limits) {
+                Some(place) => spawn(make(place, bounds.clone())),
+                None => return self.locked(|state| state.connecting -= missing - made),
+            }
+        }
+    }
+    /// Tells a request that its connection was not made, unless others on the way are enough.
+    fn fail_one(&self, error: &ConnectError, bounds: &Bounds) {
+        let waiters = self.locked(|state| {
+            state.waiting.retain(|waiter| !waiter.is_closed());
+            let per_connection = state.per_connection(&bounds.limits);
+            let surplus = state.waiting.len().saturating_sub(state.connecting * per_connection).min(per_connection);
+            state.waiting.drain(..surplus).collect::<Vec<_>>()
+        });
+        for waiter in waiters {
+            let _ = waiter.send(Err(NoConnection { failure: Failure::UpstreamRefused, detail: error.detail.clone() }));
+        }
+    }
+}
+
+/// Makes a connection, and hands it to who waits.
+async fn make(place: Place, bounds: Arc<Bounds>) {
+    let pool = place.0.clone();
+    let made = pool.connect(false, &bounds).await;
+    pool.locked(|state| state.connecting -= 1);
+    match made {
+        Ok(connected) => match pool.drive(connected, Arc::new(place)) {
+            Made::Http1(sender, place) => {
+                pool.locked(|state| state.http2 = false);
+                // Dropped, a lease gives its connection back, once it is ready.
+                drop(pool.offer(Lease::new(Carrier::Http1(sender), place, pool.clone(), false)));
+            }
+            Made::Http2(shared) => {
+                let kept = pool.locked(|state| {
+                    state.http2 = true;
+                    state.shared.push(shared);
+                    !state.closed || !state.waiting.is_empty()
+                });
+                pool.serve_waiting();
+                if !kept {
+                    pool.close();
+                }
+                pool.start_sweeping();
+            }
+        },
+        Err(error) => {
+            // Told before the place is free, or another connection would be made for who is told now.
+            pool.fail_one(&error, &bounds);
+            drop(place);
+        }
+    }
+    // With fewer on the way there may be too few for those who wait.
+    pool.make_connections();
+}
+
+fn ended(pool: &Weak<Pool>, place: Arc<Place>) {
+    if let Some(pool) = pool.upgrade() {
+        pool.forget_ended();
+    }
+    drop(place);
+}

@@ -1,0 +1,105 @@
+//! Connections that rest: those on which nothing is asked, those that have room, and how they go when nobody wants them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+
+use super::lent::Lent;
+use super::pool::{Pool, spawn};
+use crate::clock;
+
+/// An HTTP/1.1 connection on which nothing is asked.
+pub struct Idle {
+    pub sender: http1::SendRequest<Lent>,
+    pub place: Arc<Place>,
+    pub since: Instant,
+}
+
+/// An HTTP/2 connection, which carries as many requests as it has room for.
+pub struct Shared {
+    pub sender: http2::SendRequest<Lent>,
+    /// Requests on it. Changed under the lock of the pool alone.
+    pub streams: AtomicUsize,
+    /// How many the service allows.
+    allowed: Arc<AtomicUsize>,
+    pub used: AtomicBool,
+    pub idle_since: Mutex<Instant>,
+    pub place: Arc<Place>,
+}
+
+/// A place among the connections of an endpoint; free again when the last who holds it has let go.
+pub struct Place(pub(super) Arc<Pool>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.metrics.open.dec();
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.make_connections();
+    }
+}
+
+impl Shared {
+    pub fn new(sender: http2::SendRequest<Lent>, allowed: Arc<AtomicUsize>, place: Arc<Place>) -> Arc<Self> {
+        let (streams, used) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { sender, streams, allowed, used, idle_since: Mutex::new(clock::instant_now()), place })
+    }
+
+    pub fn has_room(&self, streams: usize) -> bool {
+        self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed)) && !self.sender.is_closed()
+    }
+
+    fn is_idle_since(&self, now: Instant, limit: Duration) -> bool {
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.streams.load(Ordering::Acquire) == 0 && now.duration_since(since) >= limit
+    }
+}
+
+impl Pool {
+    /// Lets go of idle connections that have ended.
+    pub(super) fn forget_ended(&self) {
+        let dead = self.locked(|state| {
+            let idle = state.idle.extract_if(.., |idle| idle.sender.is_closed()).collect();
+            let shared = state.shared.extract_if(.., |shared| shared.sender.is_closed()).collect();
+            (idle, shared)
+        });
+        self.bury(dead);
+    }
+
+    pub(super) fn start_sweeping(&self) {
+        let begins = self.locked(|state| {
+            let begins = !state.sweeping && (!state.idle.is_empty() || !state.shared.is_empty());
+            state.sweeping |= begins;
+            begins
+        });
+        if begins {
+            spawn(sweep(self.me.clone()));
+        }
+    }
+
+    /// Closes what was idle for too long. Whether there is anything left to look at.
+    fn sweep(&self) -> bool {
+        let idle_max = self.bounds.load().limits.idle;
+        let now = clock::instant_now();
+        let (dead, more) = self.locked(|state| {
+            let idle = state.idle.extract_if(.., |idle| now.duration_since(idle.since) >= idle_max).collect();
+            let shared = state.shared.extract_if(.., |shared| shared.is_idle_since(now, idle_max)).collect();
+            let more = !state.idle.is_empty() || !state.shared.is_empty();
+            state.sweeping = more;
+            ((idle, shared), more)
+        });
+        self.bury(dead);
+        more
+    }
+}
+
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        let Some(pause) = pool.upgrade().map(|pool| (pool.bounds.load().limits.idle / 4).max(Duration::from_millis(10))) else { return };
+        tokio::time::sleep(pause).await;
+        if !pool.upgrade().is_some_and(|pool| pool.sweep()) {
+            return;
+        }
+    }
+}
