@@ -14,6 +14,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use super::audit::Counters;
 use super::consent_metrics::ConsentMetrics;
 use super::limit_metrics::LimitMetrics;
+use super::listener_metrics::ListenerMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use super::revocation_metrics::RevocationMetrics;
@@ -87,6 +88,7 @@ pub struct Metrics {
     pub introspection: IntrospectionMetrics,
     pub consents: ConsentMetrics,
     pub revocations: RevocationMetrics,
+    pub listeners: ListenerMetrics,
     pub registration: RegistrationMetrics,
     pub upstreams: UpstreamMetrics,
     key_set_keys: IntGaugeVec,
@@ -145,6 +147,7 @@ impl Metrics {
             introspection: IntrospectionMetrics::new(&make)?,
             consents: ConsentMetrics::new(&make)?,
             revocations: RevocationMetrics::new(&make)?,
+            listeners: ListenerMetrics::new(&make)?,
             registration: RegistrationMetrics::new(&make)?,
             upstreams: UpstreamMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,

@@ -195,7 +195,13 @@ fn forwarded_prefix(client: &HeaderMap, headers: &mut HeaderMap, rewriting: &Rew
 }
 
 fn is_trusted(policy: &Policy, way: &Way<'_>) -> bool {
-    way.peer.is_some_and(|peer| policy.trusted_proxies.iter().any(|net| net.contains(&peer)))
+    way.peer.is_some_and(|peer| policy.trusts(peer))
+}
+
+/// Whether a trusted proxy says that the client spoke TLS with it.
+pub fn said_https(client: &HeaderMap, policy: &Policy, peer: Option<IpAddr>) -> bool {
+    let said = client.get_all(&X_FORWARDED_PROTO).iter().next_back();
+    peer.is_some_and(|peer| policy.trusts(peer)) && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The lines of a list header as one (RFC 9110 §5.3).

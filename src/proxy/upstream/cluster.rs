@@ -192,8 +192,8 @@ impl Cluster {
         for (endpoint, members) in self.settings.endpoints.iter().zip(&*parts) {
             for member in members {
                 let name = match (&endpoint.at, &member.endpoint.key.address) {
-                    (At::Name(..), Address::Tcp(address)) => format!("{} ({address})", endpoint.label),
-                    _ => endpoint.label.to_string(),
+                    (At::Name(..), Address::Tcp(address)) => format!("{} ({address})", endpoint.label).into(),
+                    _ => endpoint.label.clone(),
                 };
                 let weight = f64::from(endpoint.weight) / members.len() as f64;
                 placed.push(Arc::new(Placed { endpoint: member.endpoint.clone(), name, weight }));
