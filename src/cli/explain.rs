@@ -18,7 +18,7 @@ use crate::introspection::Introspector;
 use crate::keys::{KeyStore, Keyring};
 use crate::oauth;
 use crate::observe::Metrics;
-use crate::policy::{CheckedPath, Found, Policy, Target, origin};
+use crate::policy::{CheckedPath, Found, HostRewrite, Policy, Target, origin};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -308,6 +308,9 @@ fn show_permit(snapshot: &Snapshot, head: &Head<'_>, permit: &Permit, checks: &[
     let query = head.query.map_or_else(String::new, |query| format!("?{query}"));
     say!("upstream   {} {path}{query}", head.method);
     match rewriting.authority(service.upstream.base.authority()) {
+        Some(_) if rewriting.host == HostRewrite::Upstream && service.upstream.endpoints.len() > 1 => {
+            say!("upstream   host: that of the endpoint");
+        }
         Some(authority) => say!("upstream   host: {authority}"),
         None if head.host.is_empty() => {}
         None => say!("upstream   host: {}", head.host),

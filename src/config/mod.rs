@@ -66,7 +66,7 @@ pub struct Config {
     /// Where clients connect: `host:port`, `unix:/path` or `fd:NAME`, or a map with more about it; a list for several.
     #[serde(default = "default_listen")]
     pub listen: OneOrMany<Listen>,
-    /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`, `/revocations`. Keep it off the public network.
+    /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`, `/revocations`, `/drain`. Keep it off the public network.
     #[serde(default = "default_admin")]
     pub admin: String,
     /// Whose tokens count: the issuer URL, or a map with more about it, or a list of either.

@@ -168,8 +168,7 @@ impl Metrics {
             )?,
             config_info: make.gauges("config_info", "The hash of the configuration in force; the value is always 1.", &["hash"])?,
             reloads: make.counters("config_reloads_total", "Changes of the configuration, by result.", &["result"])?,
-            last_reload_successful: make
-                .gauge("config_last_reload_successful", "Whether the last change of the configuration was taken.")?,
+            last_reload_successful: make.gauge("config_last_reload_successful", "Whether the last change of configuration was taken.")?,
             last_reload_seconds: make.float("config_last_reload_success_timestamp_seconds", "When a configuration was last taken.")?,
             audit: audit_counters(&make)?,
             log_lines_dropped: make.counter("log_lines_dropped_total", "Log lines lost because standard output was too slow.")?,

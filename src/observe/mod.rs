@@ -2,6 +2,7 @@
 //! listener that shows them.
 
 mod admin;
+mod admin_drain;
 mod admin_revocations;
 mod admin_upstreams;
 mod audit;

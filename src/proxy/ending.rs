@@ -160,6 +160,7 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
 }
 
 /// A body that streams, by its type, and every answer to a gRPC call; none else, which is not cut in the middle.
+#[allow(clippy::result_large_err, reason = "no error, but the body itself, which goes on either way")]
 pub fn stream_of(
     headers: &HeaderMap,
     body: UpstreamBody,

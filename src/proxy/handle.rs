@@ -135,7 +135,10 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
             return finish_failed(failure, detail.to_owned(), &asked, record);
         }
     };
-    let mut response = serve_admitted(&gate, &peer, request, (screened, certificate, &asked), record).await;
+    // What was changed while it waited for its place counts for it.
+    let snapshot = gate.snapshot();
+    record.judge(&snapshot.policy);
+    let mut response = serve_admitted(&gate, (snapshot, &peer), request, (screened, certificate, &asked), record).await;
     // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
     if is_stream(response.headers())
         && let Some(streams) = gate.admission.enter_tunnel(&gate.observer.metrics)
@@ -148,21 +151,18 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
 
 async fn serve_admitted(
     gate: &Arc<Gate>,
-    peer: &Peer,
+    (snapshot, peer): (Arc<Snapshot>, &Peer),
     request: Request<Incoming>,
     (screened, certificate, asked): (Screened, Option<&ClientCertificate>, &Asked<'_>),
     mut record: Record,
 ) -> Response<ResponseBody> {
-    // What was changed while it waited for its place counts for it.
-    let snapshot = gate.snapshot();
-    record.judge(&snapshot.policy);
     let method = request.method().clone();
     let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened, certificate).await;
     gate.note_client(&verdict);
     let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
-        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, &asked, record),
+        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
             return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
@@ -208,7 +208,7 @@ async fn serve_admitted(
             record.reason = None;
             record.audit();
             tokio::spawn(tunnel.run(record));
-            fields.on_upstreams(response, &screened)
+            fields.on_tunnels(response)
         }
         Err(Unanswered { failure, detail, retry_after }) => {
             let mut response = finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record));

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::screen::{Screened, connection_options, nominated};
 use crate::access::{Offer, Permit};
-use crate::policy::{CheckedPath, Policy, Rewriting};
+use crate::policy::{CheckedPath, HostRewrite, Policy, Rewriting};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -21,6 +21,10 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Marks a request whose `Host` is that of the endpoint which it comes to go to.
+#[derive(Debug, Clone, Copy)]
+pub struct HostOfEndpoint;
 
 /// What the gate itself knows of a request's way.
 pub struct Way<'w> {
@@ -82,6 +86,9 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
     *upstream.method_mut() = request.method().clone();
     *upstream.uri_mut() = upstream_uri(&service.upstream.base, request.uri(), rewriting)?;
     *upstream.headers_mut() = headers;
+    if rewriting.host == HostRewrite::Upstream {
+        upstream.extensions_mut().insert(HostOfEndpoint);
+    }
     Some(upstream)
 }
 

@@ -54,7 +54,7 @@ pub async fn follow(cluster: Weak<Cluster>, part: usize) {
             Err(error) => {
                 cluster.metrics().resolutions(cluster.service(), "failed");
                 tracing::warn!(target: "wicketgate::upstream", service = &**cluster.service(), name = host, error, "a name could not be resolved, its last addresses stay");
-                cluster.unresolvable(part);
+                cluster.was_asked(part);
                 let pause = retry.clamp(dns.least, dns.longest);
                 retry = (retry * 2).min(RETRY_MAX);
                 pause
