@@ -21,7 +21,7 @@ use super::connection::{Accepted, handshake, serve};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
 use super::inherited::Inherited;
-use super::stream::Stream;
+use super::stream::{Stream, notice_loss};
 use crate::observe::Limit;
 use crate::policy::{Listen, Policy};
 
@@ -322,12 +322,12 @@ impl Accepting {
                 return gate.observer.metrics.limits.count(Limit::ConnectionsPerAddress);
             };
             let held = Arc::new(Held { _room: room, _counted: counted, _address: address });
-            let header_timeout = snapshot.policy.timeouts.header;
+            let (header_timeout, body_timeout) = (snapshot.policy.timeouts.header, snapshot.policy.timeouts.body);
             drop(snapshot);
             let (stream, over_tls) = match (stream, tls) {
                 (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
                 (Raw::Tcp(stream), tls) => {
-                    let _ = stream.set_nodelay(true);
+                    notice_loss(&stream, body_timeout);
                     match tls {
                         None => (Ok(Stream::Tcp(stream)), false),
                         Some(config) => (handshake(TlsAcceptor::from(config), stream, header_timeout).await, true),
