@@ -262,7 +262,9 @@ impl App {
         self.gate.health.set_draining();
         systemd::stopping();
         tracing::info!(target: "wicketgate::app", cause, delay = ?policy.shutdown_delay, deadline = ?policy.shutdown_deadline, "going down");
-        sleep(policy.shutdown_delay).await;
+        // Whoever was told before has looked away since.
+        let told = self.gate.health.unready_since().map_or(Duration::ZERO, |since| clock::instant_now().duration_since(since));
+        sleep(policy.shutdown_delay.saturating_sub(told)).await;
         self.listeners.drain();
         self.wait_for_the_last().await;
     }

@@ -19,16 +19,24 @@ pub struct HealthcheckArguments {
     config: ConfigArgument,
 }
 
-pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<(), Failed> {
-    let admin = arguments.admin.or_else(|| Source::new(&arguments.config.config).admin());
+/// Where the admin listener of the gate is.
+pub(super) fn address(arguments: &HealthcheckArguments) -> Result<SocketAddr, Failed> {
+    let admin = arguments.admin.clone().or_else(|| Source::new(&arguments.config.config).admin());
     let admin = admin.and_then(|text| text.parse().ok()).ok_or_else(|| {
         let config = arguments.config.config.display().to_string();
         Failed::Usage(format!("{config}: no admin address can be read from it; name the file with --config, or the address with --admin"))
     })?;
-    let address = reachable(admin);
+    Ok(reachable(admin))
+}
+
+pub(super) fn client() -> Result<reqwest::Client, Failed> {
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
-    let client = client.map_err(|error| Failed::Internal(error.to_string()))?;
-    let answer = client.get(format!("http://{address}/livez")).send().await;
+    client.map_err(|error| Failed::Internal(error.to_string()))
+}
+
+pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<(), Failed> {
+    let address = address(&arguments)?;
+    let answer = client()?.get(format!("http://{address}/livez")).send().await;
     match answer {
         Ok(response) if response.status().is_success() => Ok(()),
         Ok(response) => Err(Failed::Unavailable(format!("{address} answered {}", response.status().as_u16()))),

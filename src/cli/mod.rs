@@ -10,6 +10,7 @@ macro_rules! say {
 
 #[cfg(feature = "demo")]
 mod demo;
+mod drain;
 mod explain;
 mod healthcheck;
 mod logto;
@@ -79,7 +80,9 @@ struct ConfigArgument {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve
-    #[command(after_help = "SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once.")]
+    #[command(
+        after_help = "SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once; SIGUSR2 starts this program anew, for it to take over."
+    )]
     Run {
         #[command(flatten)]
         config: ConfigArgument,
@@ -104,6 +107,9 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Ask a running gate whether it is alive (for a container's health check)
     Healthcheck(healthcheck::HealthcheckArguments),
+    /// Tell a running gate to be unready, and wait until nobody new comes
+    #[command(after_help = drain::EXAMPLES)]
+    Drain(drain::DrainArguments),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -162,6 +168,7 @@ fn run(command: Command) -> Result<(), Failed> {
         }
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => in_runtime(demo::demo(arguments)),
+        Command::Drain(arguments) => in_runtime(drain::drain(arguments)),
         Command::Healthcheck(arguments) => in_runtime(healthcheck::healthcheck(arguments)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wicketgate", &mut std::io::stdout());
@@ -266,6 +273,9 @@ fn summary(policy: &Policy) -> String {
             let streams = if route.streams == crate::policy::Streams::Keep { "  (streams outlive their token)" } else { "" };
             let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
             text.push_str(&format!("  {:width$}  {}{report}{streams}\n", route.key, route.requirement));
+            if let Some(rule) = &route.client_certificate {
+                text.push_str(&format!("  {:width$}  {rule}\n", ""));
+            }
             for limit in &route.rate_limits.list {
                 text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
             }

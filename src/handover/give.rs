@@ -62,7 +62,7 @@ async fn steps(link: &Link, offer: &Offer, revocations: &Revocations, patience: 
     };
     bounded(patience, offering).await?;
     // The new one gives up first, and says why.
-    let taken = match link.expect(patience + STEP_TIMEOUT).await {
+    let taken = match link.expect(patience + patience / 2).await {
         Ok((Message::Prepared { taken }, _)) => taken,
         Ok((Message::Refused { reason }, _)) => return Err(reason),
         Ok(_) => return Err("it said something else than that it is ready".to_owned()),

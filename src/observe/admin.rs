@@ -21,12 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::admin_revocations;
-use super::admin_upstreams;
 use super::audit::AuditTrail;
 use super::balance_metrics::ServiceStanding;
 use super::health::{Check, Health};
 use super::metrics::Metrics;
+use super::{admin_drain, admin_revocations, admin_upstreams};
 use crate::access::Snapshot;
 use crate::policy::Route;
 use crate::rate::Rates;
@@ -60,7 +59,7 @@ pub struct Admin {
     address: SocketAddr,
     /// A copy, for the process that comes after this one.
     socket: OwnedFd,
-    /// The thread ends when this is dropped, and its listener and its connections with it.
+    /// When this is dropped the listener goes, and the thread after its last connection.
     _lives: oneshot::Sender<()>,
 }
 
@@ -79,10 +78,14 @@ impl Admin {
         let serving = async move {
             // It was made by another runtime, and must be known to this one.
             let Ok(listener) = TcpListener::from_std(listener) else { return };
+            let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             tokio::select! {
-                () = accept(listener, address, view) => {}
+                () = accept(listener, address, view, room.clone()) => {}
                 _ = ends => {}
             }
+            // Who has asked gets an answer.
+            let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, room.acquire_many(all)).await;
         };
         std::thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serving))?;
         Ok(Self { address, socket, _lives: lives })
@@ -98,8 +101,7 @@ impl Admin {
     }
 }
 
-async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminView>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(listener: TcpListener, address: SocketAddr, view: Arc<dyn AdminView>, room: Arc<Semaphore>) {
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
@@ -134,6 +136,9 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
     if request.uri().path().strip_prefix(admin_revocations::PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         return admin_revocations::answer(request, view).await;
     }
+    if request.uri().path() == admin_drain::PATH {
+        return admin_drain::answer(&request, view);
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
         response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
@@ -148,7 +153,7 @@ async fn answer(request: Request<Incoming>, address: SocketAddr, view: &dyn Admi
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         "/status" => typed(StatusCode::OK, "application/json", status(view).to_string()),
-        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /revocations\n"),
+        _ => text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /revocations /drain\n"),
     }
 }
 
@@ -216,6 +221,9 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
 fn route_status(route: &Route) -> serde_json::Value {
     let mode = format!("{:?}", route.mode).to_lowercase();
     let mut shown = json!({ "route": &*route.key, "requirement": route.requirement.to_string(), "mode": mode });
+    if let Some(rule) = &route.client_certificate {
+        shown["client_certificate"] = json!(rule.to_string());
+    }
     let limits: Vec<String> = route.rate_limits.list.iter().map(|limit| limit.to_string()).collect();
     if !limits.is_empty() {
         shown["rate_limits"] = json!(limits);

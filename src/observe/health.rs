@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::access::Snapshot;
 use crate::clock::{self, UnixSeconds};
@@ -11,6 +12,9 @@ use crate::state::Shared;
 pub struct Health {
     listening: AtomicBool,
     draining: AtomicBool,
+    /// The operator wants it to look so.
+    asked: AtomicBool,
+    unready_since: Mutex<Option<Instant>>,
     reloads: AtomicU64,
     last_reload: Mutex<Option<ReloadOutcome>>,
 }
@@ -59,8 +63,20 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// The operator's word that the gate shall be unready, or no more; whether that is new.
+    pub fn ask_to_drain(&self, asked: bool) -> bool {
+        let mut since = self.unready_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = asked.then(|| since.unwrap_or_else(clock::instant_now));
+        self.asked.swap(asked, Ordering::AcqRel) != asked
+    }
+
+    /// Since when the operator has it look unready.
+    pub fn unready_since(&self) -> Option<Instant> {
+        *self.unready_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.load(Ordering::Acquire) || self.asked.load(Ordering::Acquire)
     }
 
     pub fn note_reload(&self, result: Result<String, String>) {
@@ -74,6 +90,14 @@ impl Health {
         (self.reloads.load(Ordering::Relaxed), last.clone())
     }
 
+    fn stays(&self) -> &'static str {
+        match (self.draining.load(Ordering::Acquire), self.asked.load(Ordering::Acquire)) {
+            (true, _) => "going down",
+            (false, true) => "unready by word of the operator",
+            (false, false) => "staying",
+        }
+    }
+
     /// Whether traffic should come here. Keys that were never had make the gate unready; a failed reload does not,
     /// since the old policy still holds.
     pub fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
@@ -82,7 +106,7 @@ impl Health {
         let draining = self.is_draining();
         let mut checks = vec![
             check("listening", listening, if listening { "all listeners are bound" } else { "not yet bound" }),
-            check("not-draining", !draining, if draining { "going down" } else { "staying" }),
+            check("not-draining", !draining, self.stays()),
         ];
         for (issuer, state) in snapshot.policy.issuers.iter().zip(&snapshot.keyring.0) {
             let why = match (&state.keys, state.unreachable) {

@@ -2,6 +2,7 @@
 //! listener that shows them.
 
 mod admin;
+mod admin_drain;
 mod admin_revocations;
 mod admin_upstreams;
 mod audit;
@@ -9,6 +10,7 @@ mod balance_metrics;
 mod consent_metrics;
 mod health;
 mod limit_metrics;
+mod listener_metrics;
 mod log;
 mod metrics;
 mod rate_metrics;

@@ -25,6 +25,7 @@ pub enum Failure {
     BodyBroken,
     Loop,
     Overloaded,
+    CertificateLost,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -62,7 +63,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -78,6 +79,7 @@ impl Failure {
         Self::BodyBroken,
         Self::Loop,
         Self::Overloaded,
+        Self::CertificateLost,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -139,7 +141,7 @@ impl Failure {
             Self::ProtocolUnknown => row(
                 S::NOT_IMPLEMENTED,
                 "protocol_unknown",
-                "Extended CONNECT to a protocol other than WebSocket",
+                "Extended CONNECT to what is no WebSocket",
                 "send :protocol websocket (RFC 8441), or an ordinary request",
             ),
             Self::ExpectationUnknown => row(
@@ -172,6 +174,12 @@ impl Failure {
                 "overloaded",
                 "The gate has as many requests as it takes at a time",
                 "try again after the time that Retry-After says",
+            ),
+            Self::CertificateLost => closing(
+                S::MISDIRECTED_REQUEST,
+                "certificate_lost",
+                "The client certificate of this connection counts no more",
+                "connect anew, with a certificate that is valid",
             ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
@@ -268,6 +276,7 @@ impl Failure {
             | Self::BodyBroken
             | Self::Loop
             | Self::Overloaded
+            | Self::CertificateLost
             | Self::UpstreamRefused
             | Self::UpstreamSlow
             | Self::UpstreamBroken

@@ -88,6 +88,33 @@ async fn what_is_in_flight_is_finished_and_what_is_idle_is_closed() {
     assert!(begun.elapsed().as_secs() < 9, "{:?}", begun.elapsed());
 }
 
+/// Closing a connection on which nothing is asked loses the request that is just on its way (RFC 9112 §9.6).
+#[tokio::test]
+async fn a_request_on_a_kept_connection_is_answered_for_a_moment_after_the_gate_began_to_drain() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).start().await;
+    let (address, request) = (gate.address(), gate.get("/public/page").bytes(""));
+    let mut resting = Connection::open(address).await;
+    resting.write(&request).await;
+    assert_eq!(resting.answer("GET").await.status, 200);
+    // A connection is put to rest after a quarter of a second.
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let mut kept = Connection::open(address).await;
+    kept.write(&request).await;
+    assert_eq!(kept.answer("GET").await.status, 200);
+
+    let asking = async {
+        refuses(address).await;
+        for connection in [&mut kept, &mut resting] {
+            connection.write(&request).await;
+            let answer = connection.answer("GET").await;
+            assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
+            assert!(connection.is_closed().await);
+        }
+    };
+    tokio::join!(gate.app.shutdown("test"), asking);
+}
+
 /// Connections with a request on each, of which the gate knows nothing yet: this thread runs it too, so that they wait
 /// in the kernel.
 fn waiting(address: SocketAddr, request: &[u8]) -> Vec<Connection> {
@@ -174,4 +201,36 @@ async fn the_deadline_ends_the_wait_for_what_hangs() {
 
     let took = begun.elapsed();
     assert!((0.5..5.0).contains(&took.as_secs_f64()), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_operator_makes_the_gate_unready_and_ready_again_while_it_serves() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).settings("shutdown: { delay: 1h, deadline: 10s }").start().await;
+    let admin = gate.app.admin_address();
+    let drain = |method: &str| Ask::new(admin, method, "/drain");
+    let ready = async || Ask::new(admin, "GET", "/readyz").send().await;
+
+    assert_eq!(drain("POST").header("Origin: https://evil.example").send().await.status, 403);
+    assert_eq!(drain("GET").send().await.status, 405);
+    assert_eq!(ready().await.status, 200);
+    for _ in 0..2 {
+        let answer = drain("POST").send().await;
+        assert_eq!((answer.status, answer.json()["draining"].as_bool()), (200, Some(true)));
+        assert_eq!(ready().await.text(), "[-] not-draining: unready by word of the operator\nnot ready\n");
+        assert_eq!(gate.get("/public/page").send().await.status, 200);
+    }
+    assert_eq!(drain("DELETE").send().await.json()["draining"], false);
+    assert_eq!(ready().await.status, 200);
+
+    // Told again, it goes down all the same, and waits for as long as is left of the delay: an hour.
+    drain("POST").send().await;
+    let watching = async {
+        until("the gate goes down", || async { ready().await.text().contains("going down") }).await;
+        assert_eq!(drain("DELETE").send().await.json()["draining"], true);
+    };
+    tokio::select! {
+        () = gate.app.shutdown("test") => panic!("the delay is over"),
+        () = watching => {}
+    }
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::child::Process;
+use super::child::{Process, command};
 use super::support::*;
 
 /// How one request on a connection of its own went.
@@ -78,6 +78,32 @@ async fn sigterm_under_load_loses_no_request() {
     assert_eq!(upstream.received().len(), count.load(Ordering::Relaxed));
     let down = process.line("down").unwrap();
     assert_eq!(down["in_time"], true, "{down}");
+}
+
+#[tokio::test]
+async fn who_was_told_to_drain_does_not_wait_a_second_time() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let yaml = gate(&issuer, &upstream).settings("shutdown: { delay: 1s, deadline: 10s }").yaml();
+    let mut process = Process::run(&yaml).await.ready().await;
+    let admin = process.admin.to_string();
+
+    let begun = Instant::now();
+    assert_eq!(command(&["drain", "--admin", &admin], "").await.code, Some(0));
+    assert!(begun.elapsed().as_secs_f64() >= 1.0);
+    assert_eq!(process.admin("/readyz").await.status, 503);
+    assert_eq!(command(&["drain", "--undo", "--admin", &admin], "").await.code, Some(0));
+    assert_eq!(process.admin("/readyz").await.status, 200);
+    let begun = Instant::now();
+    assert_eq!(command(&["drain", "--no-wait", "--admin", &admin], "").await.code, Some(0));
+    assert!(begun.elapsed().as_secs_f64() < 1.0);
+    assert_eq!(command(&["drain", "--admin", &admin], "").await.code, Some(0));
+
+    process.signal("TERM");
+    assert_eq!(process.ended().await, Some(0));
+    let took = |message: &str| process.line(message).unwrap()["timestamp"].as_str().unwrap().to_owned();
+    let parse = |text: String| time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339).unwrap();
+    assert!((parse(took("down")) - parse(took("going down"))).as_seconds_f64() < 1.0);
+    assert_eq!(command(&["drain", "--admin", &admin], "").await.code, Some(69));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A new process takes over from a running one: nobody is refused, nothing is lost, and what fails changes nothing.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -426,6 +427,74 @@ async fn the_socket_is_for_its_owner_alone() {
     assert!(place.socket().exists());
     let next = Process::run(&yaml(&issuer, &upstream, &place)).await.ready().await;
     assert_eq!(next.get("/public/page").send().await.status, 200);
+}
+
+async fn run_as(program: &str, arguments: &[&str], user: u32) -> std::process::Output {
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).uid(user);
+    soon("a program of another user ends", tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap()
+}
+
+/// Only root can be somebody else.
+#[tokio::test]
+async fn another_user_is_refused_even_where_the_mode_would_let_it_in() {
+    const NOBODY: u32 = 65_534;
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let (issuer, upstream, place) = (issuer().await, Upstream::friendly().await, Place::new());
+    let old = Process::run(&yaml(&issuer, &upstream, &place)).await.ready().await;
+    for path in [place.directory.path(), old.directory.path(), &place.socket()] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let script = format!("import socket; s = socket.socket(socket.AF_UNIX); s.connect('{}'); print(s.recv(1))", place.socket().display());
+    let told = run_as("python3", &["-c", &script], NOBODY).await;
+    assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), "b''", "{}", String::from_utf8_lossy(&told.stderr));
+    assert_eq!(says(&old, "refused at the upgrade socket: another user").await["user"], NOBODY);
+
+    // Nor does a gate of another user take what this one would give.
+    let config = old.directory.path().join("wicketgate.yaml");
+    let ended = run_as(env!("CARGO_BIN_EXE_wicketgate"), &["run", "--config", config.to_str().unwrap()], NOBODY).await;
+    assert_eq!(ended.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("another user holds it"), "{}", String::from_utf8_lossy(&ended.stderr));
+    let last = generations(old, 1).await;
+    assert_eq!(last.get("/public/page").send().await.status, 200);
+}
+
+/// Killed at whatever moment, also while it begins to serve, a new process changes nothing for those who ask anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_processes_killed_at_any_moment_leave_the_service_to_somebody() {
+    let (issuer, upstream, place, fixed) = (issuer().await, Upstream::friendly().await, Place::new(), reserve());
+    let settings = place.settings(&format!("listen: {}", fixed.address));
+    let mut current = Process::run(&gate(&issuer, &upstream).settings(&settings).yaml()).await.ready().await;
+    let request = current.get("/public/page").bytes("Connection: close");
+    let address = current.address;
+    for delay in (0..20).map(|step| std::time::Duration::from_millis(5 * step)) {
+        let mut new = current.another();
+        tokio::time::sleep(delay).await;
+        if current.line("handed over to a new process").is_some() {
+            current = new.serving().await;
+            continue;
+        }
+        new.signal("KILL");
+        new.ended().await;
+        // It may have been handed over just then, and nobody is left: then another one starts, and all goes on.
+        let known = async {
+            loop {
+                let went = once(address, &request).await;
+                if went == Went::Answered || current.line("handed over to a new process").is_some() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, known).await.is_err() {
+            panic!("{delay:?}: {}\n{}", current.output(), new.output());
+        }
+        if current.line("handed over to a new process").is_some() {
+            current = current.another().serving().await.ready().await;
+        }
+    }
+    assert_eq!(once(address, &request).await, Went::Answered);
 }
 
 #[tokio::test]
