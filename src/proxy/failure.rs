@@ -25,6 +25,7 @@ pub enum Failure {
     BodyBroken,
     Loop,
     Overloaded,
+    GoingDown,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -62,7 +63,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -78,6 +79,7 @@ impl Failure {
         Self::BodyBroken,
         Self::Loop,
         Self::Overloaded,
+        Self::GoingDown,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -172,6 +174,12 @@ impl Failure {
                 "overloaded",
                 "The gate has as many requests as it takes at a time",
                 "try again after the time that Retry-After says",
+            ),
+            Self::GoingDown => closing(
+                S::SERVICE_UNAVAILABLE,
+                "going_down",
+                "The gate goes down, and the service has not answered in the time that was left",
+                "ask again, on a new connection",
             ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
@@ -268,6 +276,7 @@ impl Failure {
             | Self::BodyBroken
             | Self::Loop
             | Self::Overloaded
+            | Self::GoingDown
             | Self::UpstreamRefused
             | Self::UpstreamSlow
             | Self::UpstreamBroken
@@ -288,7 +297,7 @@ impl Failure {
 
     /// Seconds after which it is worth to try again.
     pub fn retry_after(self) -> Option<u32> {
-        matches!(self, Self::Overloaded | Self::UpstreamOverloaded).then_some(1)
+        matches!(self, Self::Overloaded | Self::GoingDown | Self::UpstreamOverloaded).then_some(1)
     }
 }
 
