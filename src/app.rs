@@ -29,6 +29,9 @@ const SETTLE_MIN: Duration = Duration::from_millis(150);
 /// How often it is asked, at the end, whether the audit trail is written.
 const AUDIT_LOOK: Duration = Duration::from_millis(5);
 
+/// How long, after the deadline, what is told to end may take to do so.
+const END_GRACE: Duration = Duration::from_secs(1);
+
 /// Why the gate does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -275,10 +278,26 @@ impl App {
         let begun = clock::instant_now();
         let closed = self.listeners.all_closed();
         let in_time = timeout(policy.shutdown_deadline, closed).await.is_ok();
+        if !in_time {
+            self.end_the_rest().await;
+        }
         let left = policy.shutdown_deadline.saturating_sub(clock::instant_now().duration_since(begun));
-        let _ = timeout(left, self.audit_settled()).await;
-        self.gate.closing_tunnels.send_replace(true);
+        let _ = timeout(left.max(AUDIT_LOOK), self.audit_settled()).await;
         tracing::info!(target: "wicketgate::app", in_time, took = ?clock::instant_now().duration_since(begun), "down");
+    }
+}
+
+impl App {
+    /// The deadline has passed: streams end as their protocol has it, who waits for an answer is told, and what then is left is
+    /// cut.
+    async fn end_the_rest(&self) {
+        let metrics = &self.gate.observer.metrics;
+        let (connections, streams) = (metrics.connections_open.get(), metrics.limits.tunnels_open.get());
+        let requests = metrics.requests_in_flight.get() - streams;
+        self.gate.closing_tunnels.send_replace(true);
+        let _ = timeout(END_GRACE, self.listeners.all_closed()).await;
+        let cut = metrics.connections_open.get();
+        tracing::warn!(target: "wicketgate::app", connections, requests, streams, cut, "the deadline has passed: what was left was ended");
     }
 }
 

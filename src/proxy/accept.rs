@@ -70,7 +70,7 @@ impl Listeners {
         let tls = policy.tls.as_ref().map(|tls| Tls::renew(self.tls.load_full(), tls)).transpose()?;
         let mut bound = Vec::new();
         for (i, listener) in policy.listeners.iter().enumerate() {
-            if let Some(other) = policy.listeners[..i].iter().find(|other| self.inherited.overlap(&listener.address, &other.address)) {
+            if let Some(other) = policy.listeners[..i].iter().find(|other| self.activated.overlap(&listener.address, &other.address)) {
                 return Err(format!("listen {listener}: it is the same socket as {other}; keep one of the two"));
             }
         }

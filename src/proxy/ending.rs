@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use super::body::BoxError;
@@ -145,6 +146,8 @@ pub struct StreamBody {
     inner: Option<UpstreamBody>,
     watch: Option<Pin<Box<dyn Future<Output = Reason> + Send>>>,
     call: Option<CallTime>,
+    /// Returns when the gate goes down and has waited long enough.
+    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
     manner: Manner,
     ended: Option<Ended>,
     cut: Option<Pin<Box<Sleep>>>,
@@ -164,8 +167,8 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
 pub fn stream_of(
     headers: &HeaderMap,
     body: UpstreamBody,
-    watch: Option<Watch>,
-    call: Option<CallTime>,
+    (watch, call): (Option<Watch>, Option<CallTime>),
+    mut closing: watch::Receiver<bool>,
 ) -> Result<Box<StreamBody>, UpstreamBody> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -179,11 +182,13 @@ pub fn stream_of(
         },
     };
     let watch = watch.filter(|_| !matches!(manner, Manner::Other));
-    if watch.is_none() && call.is_none() {
-        return Err(body);
-    }
+    let closing = Box::pin(async move {
+        if closing.wait_for(|closing| *closing).await.is_err() {
+            std::future::pending().await
+        }
+    });
     let watch: Option<Pin<Box<dyn Future<Output = Reason> + Send>>> = watch.map(|watch| Box::pin(watch.end()) as _);
-    Ok(Box::new(StreamBody { inner: Some(body), watch, call, manner, ended: None, cut: None, last: None }))
+    Ok(Box::new(StreamBody { inner: Some(body), watch, call, closing, manner, ended: None, cut: None, last: None }))
 }
 
 impl StreamBody {
@@ -237,12 +242,15 @@ impl StreamBody {
         Poll::Ready(frame)
     }
 
-    /// Ready when its token counts no more, or its call has had its time.
+    /// Ready when its token counts no more, the gate goes down, or its call has had its time.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Some(watch) = &mut self.watch
             && let Poll::Ready(reason) = watch.as_mut().poll(cx)
         {
             return Poll::Ready(Ended::by_token(reason));
+        }
+        if self.closing.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ended::by(Failure::GoingDown));
         }
         match &mut self.call {
             Some(call) => call.poll(cx).map(|overdue| Ended::by(overdue.failure())),

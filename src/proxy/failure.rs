@@ -26,6 +26,7 @@ pub enum Failure {
     Loop,
     Overloaded,
     CertificateLost,
+    GoingDown,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -63,7 +64,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -80,6 +81,7 @@ impl Failure {
         Self::Loop,
         Self::Overloaded,
         Self::CertificateLost,
+        Self::GoingDown,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -181,6 +183,12 @@ impl Failure {
                 "The client certificate of this connection counts no more",
                 "connect anew, with a certificate that is valid",
             ),
+            Self::GoingDown => closing(
+                S::SERVICE_UNAVAILABLE,
+                "going_down",
+                "The gate goes down, and the service has not answered in the time that was left",
+                "ask again, on a new connection",
+            ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
                 "upstream_refused",
@@ -277,6 +285,7 @@ impl Failure {
             | Self::Loop
             | Self::Overloaded
             | Self::CertificateLost
+            | Self::GoingDown
             | Self::UpstreamRefused
             | Self::UpstreamSlow
             | Self::UpstreamBroken
@@ -297,7 +306,7 @@ impl Failure {
 
     /// Seconds after which it is worth to try again.
     pub fn retry_after(self) -> Option<u32> {
-        matches!(self, Self::Overloaded | Self::UpstreamOverloaded).then_some(1)
+        matches!(self, Self::Overloaded | Self::GoingDown | Self::UpstreamOverloaded).then_some(1)
     }
 }
 

@@ -68,8 +68,8 @@ pub async fn forward(
     let mut tries = Tries::default();
     let answer = cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries);
     let answer = match &mut call {
-        Some(call) => call.bound(answer).await,
-        None => answer.await,
+        Some(call) => unless_closing(gate, call.bound(answer)).await,
+        None => unless_closing(gate, answer).await,
     };
     record.upstream = Some(clock::instant_now().duration_since(sent));
     (record.tries, record.endpoint) = (tries.count, tries.endpoint);
@@ -92,11 +92,21 @@ pub async fn forward(
     parts.version = Version::HTTP_11;
     let nominated =
         [rewrite::to_client(&mut parts.headers, &snapshot.policy, &record.request_id), rewriting.response.gone.clone()].concat();
-    let body = match stream_of(&parts.headers, body, watch, call) {
+    let body = match stream_of(&parts.headers, body, (watch, call), gate.closing_tunnels.subscribe()) {
         Ok(stream) => ResponseBody::stream(stream, snapshot.clone(), nominated),
         Err(body) => ResponseBody::upstream(body, snapshot.clone(), nominated),
     };
     Ok(Forwarded::Response(Response::from_parts(parts, body)))
+}
+
+/// An answer, unless the gate goes down and has waited for it long enough.
+async fn unless_closing<T>(gate: &Gate, answer: impl Future<Output = Result<T, Unanswered>>) -> Result<T, Unanswered> {
+    let mut closing = gate.closing_tunnels.subscribe();
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        _ = closing.wait_for(|closing| *closing) => Err((Failure::GoingDown, String::new()).into()),
+    }
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

@@ -234,3 +234,47 @@ async fn the_operator_makes_the_gate_unready_and_ready_again_while_it_serves() {
         () = watching => {}
     }
 }
+
+/// RFC 9112 §8: a body that was cut off would look broken, one that ended does not.
+#[tokio::test]
+async fn at_the_deadline_each_stream_ends_as_its_protocol_has_it_and_who_waits_is_told() {
+    let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);
+    let routes = "\n      GET /events: public\n      GET /slow: public\n      POST /chat.Chat/Talk: public";
+    let builder = gate(&issuer, &upstream).routes(routes).settings("shutdown: { delay: 1ms, deadline: 300ms }");
+    let mut gate = builder.start().await;
+    let (address, admin) = (gate.address(), gate.app.admin_address());
+    let (mut events, mut slow) = (Connection::open(address).await, Connection::open(address).await);
+    events.write(&gate.get("/events").bytes("")).await;
+    let mut feed = calls.next().await;
+    feed.read_until("\r\n\r\n").await;
+    feed.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ndata: 1\n\r\n").await;
+    events.read_until("data: 1\n").await;
+    let mut http2 = Http2::open(address).await;
+    let call = http::Request::post(format!("http://{address}/chat.Chat/Talk")).header("te", "trailers");
+    let exchange = http2.begin(call.header("content-type", "application/grpc").body(()).unwrap(), true).await;
+    let mut talk = calls.next().await;
+    talk.read_until("\r\n\r\n").await;
+    talk.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n\0\0\0\0\x01x\r\n").await;
+    slow.write(&gate.get("/slow").bytes("")).await;
+    let _asked = calls.next().await;
+    until("all are in flight", || async {
+        Ask::new(admin, "GET", "/metrics").send().await.text().contains("wicketgate_requests_in_flight 3")
+    })
+    .await;
+
+    let watching = async {
+        // The end of the body, and nothing else.
+        assert_eq!(events.rest().await, "\r\n0\r\n\r\n");
+        let answer = slow.answer("GET").await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "going_down"));
+        assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+        let answer = exchange.answer().await;
+        let trailer = |wanted: &str| answer.trailers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        assert_eq!((&answer.body[..], trailer("grpc-status")), (&b"\0\0\0\0\x01x"[..], Some("14")));
+        assert!(trailer("grpc-message").unwrap_or_default().contains("goes down"), "{:?}", answer.trailers);
+        http2.closed().await;
+    };
+    let begun = Instant::now();
+    tokio::join!(gate.app.shutdown("test"), watching);
+    assert!(begun.elapsed().as_secs_f64() < 1.2, "who ends in good order is not waited for: {:?}", begun.elapsed());
+}

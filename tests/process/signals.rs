@@ -118,8 +118,12 @@ async fn the_deadline_cuts_what_hangs_and_the_end_is_orderly_all_the_same() {
     process.signal("TERM");
 
     assert_eq!(process.ended().await, Some(0));
+    let answer = hanging.answer("GET").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "going_down"));
     assert!(hanging.is_closed().await);
     assert_eq!(process.line("down").unwrap()["in_time"], false);
+    let left = process.line("the deadline has passed: what was left was ended").unwrap();
+    assert_eq!([&left["connections"], &left["requests"], &left["streams"], &left["cut"]], [1, 1, 0, 0], "{left}");
 }
 
 #[tokio::test]
