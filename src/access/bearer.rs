@@ -87,7 +87,8 @@ mod tests {
         const ALLOWED: (bool, bool) = (true, true);
         assert_eq!(among(&[], TOKEN, None, ALLOWED).as_deref(), Ok("a.b.c"));
         assert_eq!(among(&["Bearer x"], TOKEN, None, (false, true)).as_deref(), Ok("x"));
-        let table: [(&[&str], &[&str], Option<&str>, (bool, bool), &str); 9] = [
+        type Row = (&'static [&'static str], &'static [&'static str], Option<&'static str>, (bool, bool), &'static str);
+        let table: [Row; 9] = [
             (&[], TOKEN, None, (true, false), "token_missing"),
             (&[], TOKEN, None, (false, true), "token_missing"),
             (&[], &["chat, wicketgate.bearer"], None, ALLOWED, "token_missing"),

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn what_is_the_gates_is_taken_out_of_what_is_offered() {
-        let table: [(&[&str], Option<(&str, bool, &str)>); 9] = [
+        type Row = (&'static [&'static str], Option<(&'static str, bool, &'static str)>);
+        let table: [Row; 9] = [
             (&[], None),
             (&["chat, superchat"], None),
             (&["wicketgate.bearerX, wicketgate"], None),

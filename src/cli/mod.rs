@@ -26,7 +26,7 @@ use clap_complete::Shell;
 use crate::app::{App, StartError};
 use crate::config::{self, Span};
 use crate::observe;
-use crate::policy::{EndpointSource, Policy};
+use crate::policy::{EndpointSource, Policy, Service};
 use crate::reload::{Loaded, Source};
 use crate::shutdown::Signals;
 
@@ -268,36 +268,40 @@ fn summary(policy: &Policy) -> String {
         if let Some(cors) = &service.cors {
             text.push_str(&format!("cors     {cors}\n"));
         }
-        let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
-        for route in &service.routes {
-            let streams = if route.streams == crate::policy::Streams::Keep { "  (streams outlive their token)" } else { "" };
-            let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
-            text.push_str(&format!("  {:width$}  {}{report}{streams}\n", route.key, route.requirement));
-            if let Some(rule) = &route.client_certificate {
-                text.push_str(&format!("  {:width$}  {rule}\n", ""));
-            }
-            for limit in &route.rate_limits.list {
-                text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
-            }
-            if *route.rewriting != *service.rewriting {
-                let changes = route.rewriting.to_string();
-                let changes = if changes.is_empty() { "nothing" } else { &changes };
-                text.push_str(&format!("  {:width$}  changes {changes}\n", ""));
-            }
-            match &route.cors {
-                Some(cors) if service.cors.as_ref().is_none_or(|all| all.origins != cors.origins) => {
-                    text.push_str(&format!("  {:width$}  cors {cors}\n", ""));
-                }
-                None if service.cors.is_some() => text.push_str(&format!("  {:width$}  cors of the upstream's own\n", "")),
-                _ => {}
-            }
-        }
+        summarize_routes(&mut text, service);
     }
     text.push('\n');
     for warning in &policy.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
     text
+}
+
+fn summarize_routes(text: &mut String, service: &Service) {
+    let width = service.routes.iter().map(|route| route.key.chars().count()).max().unwrap_or(0);
+    for route in &service.routes {
+        let streams = if route.streams == crate::policy::Streams::Keep { "  (streams outlive their token)" } else { "" };
+        let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
+        text.push_str(&format!("  {:width$}  {}{report}{streams}\n", route.key, route.requirement));
+        if let Some(rule) = &route.client_certificate {
+            text.push_str(&format!("  {:width$}  {rule}\n", ""));
+        }
+        for limit in &route.rate_limits.list {
+            text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
+        }
+        if *route.rewriting != *service.rewriting {
+            let changes = route.rewriting.to_string();
+            let changes = if changes.is_empty() { "nothing" } else { &changes };
+            text.push_str(&format!("  {:width$}  changes {changes}\n", ""));
+        }
+        match &route.cors {
+            Some(cors) if service.cors.as_ref().is_none_or(|all| all.origins != cors.origins) => {
+                text.push_str(&format!("  {:width$}  cors {cors}\n", ""));
+            }
+            None if service.cors.is_some() => text.push_str(&format!("  {:width$}  cors of the upstream's own\n", "")),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]

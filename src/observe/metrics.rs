@@ -111,7 +111,8 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("wicketgate".to_owned()), None)?;
         let make = Maker(&registry);
-        let metrics = Self {
+        make.process()?;
+        Ok(Self {
             nowhere: Arc::from("-"),
             requests: make.counters(
                 "requests_total",
@@ -175,9 +176,7 @@ impl Metrics {
             log_counter: OnceLock::new(),
             rendering: Mutex::default(),
             registry: registry.clone(),
-        };
-        make.process()?;
-        Ok(metrics)
+        })
     }
 
     /// Counts records of the audit trail.

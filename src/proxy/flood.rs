@@ -23,7 +23,6 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 
@@ -171,6 +170,8 @@ impl FloodWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PING: u8 = 6;
     use crate::clock;
     use proptest::prelude::*;
 

@@ -211,7 +211,7 @@ async fn what_is_queued_at_the_end_is_written_before_the_process_ends() {
     for _ in 0..200 {
         process.get("/nowhere").send().await;
     }
-    // One that is cut off at the deadline.
+    // One that waits until the deadline.
     let mut hanging = Connection::open(process.address).await;
     hanging.write(&Ask::new(process.address, "POST", "/public/page").body("").bytes("")).await;
     until("the request is upstream", || async { upstream.received().len() == 1 }).await;
@@ -223,7 +223,7 @@ async fn what_is_queued_at_the_end_is_written_before_the_process_ends() {
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 202);
     let last = records.last().unwrap();
-    assert_eq!((&last["decision"], &last["status"], &last["reason"]), (&json!("public"), &json!(499), &json!("client_gone")));
+    assert_eq!((&last["decision"], &last["status"], &last["reason"]), (&json!("public"), &json!(503), &json!("going_down")));
 }
 
 #[tokio::test]
