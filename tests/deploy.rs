@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use wicketgate::config::Document;
-use wicketgate::policy::{self, Listen, Policy};
+use wicketgate::policy::{self, Listen, Listener, Policy};
 
 const DOCKERFILE: &str = include_str!("../Dockerfile");
 const KUBERNETES: &str = include_str!("../deploy/kubernetes-sidecar.yaml");
@@ -43,7 +43,7 @@ fn compiled() -> Policy {
 
 fn tcp_port(policy: &Policy) -> u16 {
     match policy.listeners.as_slice() {
-        [Listen::Tcp(address)] => address.port(),
+        [Listener { address: Listen::Tcp(address), .. }] => address.port(),
         other => panic!("one TCP listener was expected, not {other:?}"),
     }
 }

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::certificate::ClientCertificate;
 use super::claims::Claims;
 use super::denial::Denial;
 use super::introspected::Said;
@@ -47,6 +48,7 @@ pub fn authenticate(
     service: &Service,
     token: &str,
     said: Option<&Said>,
+    certificate: Option<&ClientCertificate>,
     now: UnixSeconds,
 ) -> Result<Identity, Denial> {
     let policy = &snapshot.policy;
@@ -56,7 +58,9 @@ pub fn authenticate(
     if let Some(settings) = &service.introspection
         && jwt::is_opaque(token)
     {
-        return take_word(service, settings, token, said, policy.leeway, now);
+        let identity = take_word(service, settings, token, said, policy.leeway, now)?;
+        identity.claims().check_binding(certificate)?;
+        return Ok(identity);
     }
     let digest = Remembered::digest(token);
     if let Some(verified) = snapshot.remembered.get(&digest)
@@ -67,6 +71,7 @@ pub fn authenticate(
             return Err(denial);
         }
         verified.claims.check_audience(&service.audiences)?;
+        verified.claims.check_binding(certificate)?;
         return Ok(Identity { verified, remembered: true });
     }
     let jws = Jws::parse(token)?;
@@ -79,6 +84,7 @@ pub fn authenticate(
     let claims = Claims::parse(claims)?;
     claims.check_dates(now, policy.leeway)?;
     claims.check_audience(&service.audiences)?;
+    claims.check_binding(certificate)?;
     check_signature(snapshot, issuer, signed, signature, &header)?;
     let verified = Arc::new(Verified::new(claims, snapshot.issuers[issuer].stamp));
     snapshot.remembered.put(digest, verified.clone());

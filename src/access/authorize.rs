@@ -3,7 +3,7 @@
 //! **Invariant:** this file is the only maker of a [`Permit`], and forwarding takes one by value.
 //!
 //! ```compile_fail,E0451
-//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: None, reported: None, ask_soon: None };
+//! let forged = wicketgate::access::Permit { service: 0, route: 0, identity: None, headers: None, certificate: Vec::new(), reported: None, ask_soon: None };
 //! ```
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::authenticate::Identity;
+use super::certificate::{self, ClientCertificate};
 use super::consent::{Check, ConsentTold, Question};
 use super::denial::Denial;
 use super::remembered::Prepared;
@@ -26,6 +27,8 @@ pub struct Permit {
     route: usize,
     identity: Option<Identity>,
     headers: Option<Arc<Prepared>>,
+    /// What the upstream is told of the client's certificate.
+    certificate: Vec<(HeaderName, HeaderValue)>,
     reported: Option<Denial>,
     ask_soon: Option<Question>,
 }
@@ -45,9 +48,9 @@ impl Permit {
         self.identity.as_ref()
     }
 
-    /// The identity headers for the upstream.
-    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
-        self.headers.as_ref().map_or(&[], |prepared| &prepared.headers)
+    /// The headers that tell the upstream of the identity and of the client's certificate.
+    pub fn headers(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.headers.iter().flat_map(|prepared| &prepared.headers).chain(&self.certificate)
     }
 
     /// Why the request would have been refused, on a route in report mode.
@@ -69,21 +72,34 @@ pub(super) struct Place {
 }
 
 /// A permit for a public route: no identity, whoever calls.
-pub(super) fn admit(place: Place) -> Permit {
-    Permit { service: place.service, route: place.route, identity: None, headers: None, reported: None, ask_soon: None }
+pub(super) fn admit(policy: &Policy, place: Place, shown: Option<&ClientCertificate>) -> Result<Permit, Denial> {
+    let certificate = certificate_headers(policy, place, shown)?;
+    Ok(Permit { service: place.service, route: place.route, identity: None, headers: None, certificate, reported: None, ask_soon: None })
+}
+
+fn certificate_headers(policy: &Policy, place: Place, shown: Option<&ClientCertificate>) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
+    certificate::headers(&policy.services[place.service].certificate_headers, shown, policy.limits.identity_header_bytes)
 }
 
 /// A permit for a route in report mode although the rules say no. An identity that was verified is passed on.
-pub(super) fn report(policy: &Policy, place: Place, identity: Option<Identity>, denial: Denial) -> Permit {
+pub(super) fn report(
+    policy: &Policy,
+    place: Place,
+    identity: Option<Identity>,
+    shown: Option<&ClientCertificate>,
+    denial: Denial,
+) -> Permit {
     let service = &policy.services[place.service];
     let headers = identity.as_ref().and_then(|identity| identity_headers(policy, service, identity).ok());
-    Permit { service: place.service, route: place.route, identity, headers, reported: Some(denial), ask_soon: None }
+    let certificate = certificate_headers(policy, place, shown).unwrap_or_default();
+    Permit { service: place.service, route: place.route, identity, headers, certificate, reported: Some(denial), ask_soon: None }
 }
 
 /// What is known beside the token, and the time.
 pub(super) struct Circumstances<'c> {
     pub snapshot: &'c Snapshot,
     pub told: &'c ConsentTold,
+    pub certificate: Option<&'c ClientCertificate>,
     pub now: UnixSeconds,
 }
 
@@ -116,8 +132,17 @@ pub(super) fn authorize(
         return Err(Denial::SignInInsufficient { claim });
     }
     let headers = Some(identity_headers(policy, &policy.services[place.service], identity)?);
+    let certificate = certificate_headers(policy, place, circumstances.certificate)?;
     let ask_soon = consent(circumstances, place.service, rules, identity)?;
-    Ok(Permit { service: place.service, route: place.route, identity: Some(identity.clone()), headers, reported: None, ask_soon })
+    Ok(Permit {
+        service: place.service,
+        route: place.route,
+        identity: Some(identity.clone()),
+        headers,
+        certificate,
+        reported: None,
+        ask_soon,
+    })
 }
 
 /// Whether the user's consent stands, where that is asked for; and what is worth asking again soon.
@@ -127,7 +152,7 @@ pub(super) fn consent(
     rules: &Rules,
     identity: &Identity,
 ) -> Result<Option<Question>, Denial> {
-    let &Circumstances { snapshot, told, now } = circumstances;
+    let &Circumstances { snapshot, told, now, .. } = circumstances;
     let service = &snapshot.policy.services[index];
     let Some(settings) = &service.consent else { return Ok(None) };
     let consents = snapshot.consents.get(index).and_then(Option::as_deref);
@@ -178,7 +203,7 @@ fn header_text(value: &Value) -> Option<String> {
     }
 }
 
-fn encode(text: &str, in_list: bool) -> String {
+pub(super) fn encode(text: &str, in_list: bool) -> String {
     let edge = text.starts_with(' ') || text.ends_with(' ');
     let plain = |byte: u8| matches!(byte, 0x20..=0x7e) && byte != b'%' && !(in_list && byte == b',') && !(edge && byte == b' ');
     if text.bytes().all(plain) {

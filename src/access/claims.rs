@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::certificate::ClientCertificate;
 use super::denial::Denial;
 use crate::clock::UnixSeconds;
 use crate::policy::Scopes;
@@ -17,6 +18,8 @@ pub struct Claims {
     pub issued_at: Option<UnixSeconds>,
     pub client_id: Option<String>,
     pub scopes: Scopes,
+    /// The SHA-256 of the only client certificate with which the token counts (RFC 8705 §3.1).
+    pub bound_to: Option<String>,
     pub all: Map<String, Value>,
 }
 
@@ -25,16 +28,13 @@ impl Claims {
         let issuer = text(&all, "iss")?.ok_or(Denial::ClaimMalformed("no iss"))?;
         let subject = text(&all, "sub")?.filter(|sub| !sub.is_empty()).ok_or(Denial::ClaimMalformed("no sub"))?;
         let expires_at = date(&all, "exp")?.ok_or(Denial::ClaimMalformed("no exp"))?;
-        // A token bound to a key (RFC 7800) is no bearer token, and nothing here checks the binding (RFC 9449 §7.2).
-        if all.contains_key("cnf") {
-            return Err(Denial::SenderConstrained);
-        }
         Ok(Self {
             audiences: audiences(&all)?,
             not_before: date(&all, "nbf")?,
             issued_at: date(&all, "iat")?,
             client_id: text(&all, "client_id")?.map(str::to_owned),
             scopes: scopes(&all)?,
+            bound_to: bound_to(&all)?,
             issuer: issuer.to_owned(),
             subject: subject.to_owned(),
             expires_at,
@@ -65,6 +65,23 @@ impl Claims {
             false => Err(Denial::AudienceWrong { found: self.audiences.join(" ") }),
         }
     }
+
+    /// Whether the client showed the certificate that the token is bound to, if it is bound to one (RFC 8705 §3).
+    pub fn check_binding(&self, shown: Option<&ClientCertificate>) -> Result<(), Denial> {
+        match &self.bound_to {
+            Some(bound) if shown.is_none_or(|shown| shown.thumbprint != *bound) => Err(Denial::TokenCertificateWrong),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// The certificate that a token is bound to. One that is bound to anything else (RFC 7800) is no bearer token, and nothing
+/// here could check it (RFC 9449 §7.2).
+pub(super) fn bound_to(all: &Map<String, Value>) -> Result<Option<String>, Denial> {
+    let Some(confirmation) = all.get("cnf") else { return Ok(None) };
+    let only = confirmation.as_object().filter(|members| members.len() == 1);
+    let thumbprint = only.and_then(|members| members.get("x5t#S256")?.as_str());
+    thumbprint.map(|text| Some(text.to_owned())).ok_or(Denial::SenderConstrained)
 }
 
 pub(super) fn text<'c>(all: &'c Map<String, Value>, name: &'static str) -> Result<Option<&'c str>, Denial> {
@@ -173,6 +190,10 @@ mod tests {
             (json!({ "scope": [1] }), "claim_malformed"),
             (json!({ "client_id": 5 }), "claim_malformed"),
             (json!({ "cnf": { "jkt": "x" } }), "sender_constrained"),
+            (json!({ "cnf": { "jkt": "x", "x5t#S256": "y" } }), "sender_constrained"),
+            (json!({ "cnf": { "x5t#S256": 5 } }), "sender_constrained"),
+            (json!({ "cnf": {} }), "sender_constrained"),
+            (json!({ "cnf": null }), "sender_constrained"),
         ];
         for (changes, code) in table {
             assert_eq!(with(changes.clone()), Err(code), "{changes}");

@@ -85,10 +85,7 @@ fn claims_of(settings: &Introspection, mut all: Map<String, Value>) -> Result<Cl
     if !token_type.eq_ignore_ascii_case("Bearer") {
         return Err(Denial::TokenTypeWrong { found: token_type.to_owned() });
     }
-    // Bound to a key (RFC 8705 §3.2, RFC 9449 §6.2), and nothing here checks the binding.
-    if all.contains_key("cnf") {
-        return Err(Denial::SenderConstrained);
-    }
+    let bound_to = claims::bound_to(&all)?;
     // Optional in RFC 7662; an upstream may rely on it that each identity has one.
     let subject = claims::text(&all, "sub")?.filter(|sub| !sub.is_empty()).ok_or(Denial::ClaimMalformed("no sub"))?.to_owned();
     let scopes = claims::text(&all, "scope")?.map(Scopes::parse).unwrap_or_default();
@@ -101,7 +98,7 @@ fn claims_of(settings: &Introspection, mut all: Map<String, Value>) -> Result<Cl
     let (not_before, issued_at) = (claims::date(&all, "nbf")?, claims::date(&all, "iat")?);
     let client_id = claims::text(&all, "client_id")?.map(str::to_owned);
     all.retain(|name, _| settings.claims.contains(name));
-    Ok(Claims { issuer: settings.issuer.clone(), subject, audiences, expires_at, not_before, issued_at, client_id, scopes, all })
+    Ok(Claims { issuer: settings.issuer.clone(), subject, audiences, expires_at, not_before, issued_at, client_id, scopes, bound_to, all })
 }
 
 #[cfg(test)]
@@ -144,7 +141,8 @@ mod tests {
     fn decided(gate: &Snapshot, path: &str, said: Option<&Said>) -> Result<Vec<(String, String)>, &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a header"));
-        let head = Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, websocket: false };
+        let head =
+            Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, websocket: false, certificate: None };
         let verdict = match said {
             Some(said) => decide_with(gate, &head, said, NOW),
             None => decide(gate, &head, NOW),
@@ -153,7 +151,7 @@ mod tests {
         match verdict {
             Ok(Verdict::Forward(permit)) => {
                 let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-                Ok(permit.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect())
+                Ok(permit.headers().map(|(name, value)| (name.to_string(), text(value))).collect())
             }
             Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => Err("metadata"),
             Err(refusal) => Err(refusal.denial.row().code),

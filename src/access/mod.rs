@@ -6,9 +6,11 @@
 mod authenticate;
 mod authorize;
 mod bearer;
+mod certificate;
 mod claims;
 mod consent;
 mod denial;
+mod denial_examples;
 mod introspected;
 mod json;
 mod jwt;
@@ -23,9 +25,11 @@ use http::{HeaderMap, Method};
 pub use authenticate::Identity;
 pub use authorize::Permit;
 use authorize::{Circumstances, Place};
+pub use certificate::ClientCertificate;
 pub use claims::Claims;
 pub use consent::{App, ConsentSaid, ConsentTold, Consents, Held, Known, Question, Word};
-pub use denial::{Denial, KINDS, Row};
+pub use denial::{Denial, Row};
+pub use denial_examples::KINDS;
 pub use introspected::{Introspected, Said};
 pub use jwt::is_opaque;
 pub use remembered::{Digest, Remembered};
@@ -48,6 +52,8 @@ pub struct Head<'r> {
     pub headers: &'r HeaderMap,
     /// Whether it asks for a WebSocket.
     pub websocket: bool,
+    /// What the client showed over TLS, verified.
+    pub certificate: Option<&'r ClientCertificate>,
 }
 
 /// What a request is allowed.
@@ -134,7 +140,7 @@ pub fn still(
     claims.check_dates(now, snapshot.policy.leeway)?;
     snapshot.revoked.check(claims, now)?;
     match authorize::rules(&snapshot.policy.services[service].routes[route].requirement) {
-        Some(rules) => authorize::consent(&Circumstances { snapshot, told, now }, service, rules, identity),
+        Some(rules) => authorize::consent(&Circumstances { snapshot, told, certificate: None, now }, service, rules, identity),
         None => Ok(None),
     }
 }
@@ -183,22 +189,44 @@ fn decide_on(
         Target::Route(route) => Place { service: index, route },
     };
     let route = &service.routes[place.route];
-    let Some(rules) = authorize::rules(&route.requirement) else {
-        return Ok(Verdict::Forward(authorize::admit(place)));
-    };
-    let token = bearer::token(head, route.websocket_token);
-    let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, now));
-    let (denial, identity) = match identity {
-        Err(denial) => (denial, None),
-        Ok(identity) => match permit(&Circumstances { snapshot, told, now }, place, rules, &parameters, &identity) {
-            Ok(permit) => return Ok(Verdict::Forward(permit)),
-            Err(denial) => (denial, Some(identity)),
-        },
+    let (denial, identity) = match decide_on_route(snapshot, head, (said, told), place, &parameters, now) {
+        Ok(permit) => return Ok(Verdict::Forward(permit)),
+        Err(refused) => refused,
     };
     match route.mode {
-        Mode::Report => Ok(Verdict::Forward(authorize::report(policy, place, identity, denial))),
+        Mode::Report => Ok(Verdict::Forward(authorize::report(policy, place, identity, head.certificate, denial))),
         Mode::Enforce => Err(Box::new(Refusal { denial, service: Some(place.service), route: Some(place.route), identity })),
     }
+}
+
+/// A permit for a route, or why there is none and whose token it was, as far as that is known.
+fn decide_on_route(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    (said, told): (Option<&Said>, &ConsentTold),
+    place: Place,
+    parameters: &Parameters<'_>,
+    now: UnixSeconds,
+) -> Result<Permit, (Denial, Option<Identity>)> {
+    let policy = &*snapshot.policy;
+    let service = &policy.services[place.service];
+    let route = &service.routes[place.route];
+    let nobody = |denial| (denial, None);
+    let certificate = certificate::check(route.client_certificate.as_ref(), head.certificate);
+    let Some(rules) = authorize::rules(&route.requirement) else {
+        certificate.map_err(nobody)?;
+        return authorize::admit(policy, place, head.certificate).map_err(nobody);
+    };
+    if route.mode == Mode::Enforce {
+        // It costs nothing, and nobody learns about his token what it would not help him to know.
+        certificate.clone().map_err(nobody)?;
+    }
+    let token = bearer::token(head, route.websocket_token);
+    let identity = token.and_then(|token| authenticate::authenticate(snapshot, service, token, said, head.certificate, now));
+    let identity = identity.map_err(nobody)?;
+    let circumstances = Circumstances { snapshot, told, certificate: head.certificate, now };
+    let permitted = certificate.and_then(|()| permit(&circumstances, place, rules, parameters, &identity));
+    permitted.map_err(|denial| (denial, Some(identity)))
 }
 
 /// A permit for an identity whose token was not revoked and that satisfies the route's rules.

@@ -43,11 +43,13 @@ impl Succession {
         let mut inherited = Inherited::default();
         let Some(predecessor) = &mut self.predecessor else { return (inherited, None) };
         predecessor.tell(&gate.revocations);
-        for listen in &policy.listeners {
+        for listen in policy.listeners.iter().map(|listener| &listener.address) {
             let name = listener_name(listen);
-            if let Some(socket) = predecessor.socket(&name) {
+            let before = self.taken.len();
+            while let Some(socket) = predecessor.socket(&name) {
                 inherited.put(listen, socket);
-                self.taken.push(name);
+                self.taken.truncate(before);
+                self.taken.push(name.clone());
             }
         }
         let name = admin_name(&policy.admin);

@@ -10,16 +10,6 @@ use super::health::{Checks, Health};
 use super::pick::{self, Seat};
 use crate::policy::{Balance, Balancing};
 
-/// What choosing must know of an endpoint itself.
-pub trait Member {
-    /// Its name: what is known of it stays as long as this is the same.
-    fn name(&self) -> &str;
-    /// What it is to get beside the others; above 0.
-    fn weight(&self) -> f64;
-    /// Requests that it has at the moment.
-    fn in_flight(&self) -> usize;
-}
-
 #[derive(Clone)]
 struct Known<E> {
     endpoint: E,
@@ -200,6 +190,11 @@ impl<E: Member + Clone> Roster<E> {
         }
     }
 
+    /// Whether there is one that is well and was not tried.
+    pub fn has_another(&self, tried: &[u64], now: Instant) -> bool {
+        self.known.iter().any(|known| !tried.contains(&known.id) && self.level(known, now) != Level::Out)
+    }
+
     /// Takes what became of a try: `failed` as the rules of ejection have it.
     pub fn note(&mut self, id: u64, failed: bool, now: Instant) -> Option<Change> {
         // The common case, for which nothing else is looked at.
@@ -277,6 +272,16 @@ enum Level {
     Well,
     Unchecked,
     Out,
+}
+
+/// What choosing must know of an endpoint itself.
+pub trait Member {
+    /// Its name: what is known of it stays as long as this is the same.
+    fn name(&self) -> &str;
+    /// What it is to get beside the others; above 0.
+    fn weight(&self) -> f64;
+    /// Requests that it has at the moment.
+    fn in_flight(&self) -> usize;
 }
 
 #[cfg(test)]

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use clap::Args;
 use http::header::{AUTHORIZATION, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::{Failed, load};
-use crate::access::{Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict, decide, decide_with, unasked_token};
+use crate::access::{ClientCertificate, Denial, Head, Permit, Refusal, Remembered, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
 use crate::consent::ConsentDesk;
 use crate::introspection::Introspector;
 use crate::keys::{KeyStore, Keyring};
 use crate::oauth;
 use crate::observe::Metrics;
-use crate::policy::{CheckedPath, Found, Policy, Target, origin};
+use crate::policy::{CheckedPath, Found, HostRewrite, Policy, Target, origin};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +42,9 @@ pub struct ExplainArguments {
     /// The origin of a page that sends the request, as in https://app.example
     #[arg(long)]
     origin: Option<String>,
+    /// A client certificate (PEM), taken for one that was shown over TLS and verified
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
     #[command(flatten)]
     config: super::ConfigArgument,
 }
@@ -70,7 +75,16 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
         let value = HeaderValue::try_from(origin.as_str()).map_err(|_| Failed::Usage("that is no origin".to_owned()))?;
         headers.insert(ORIGIN, value);
     }
-    let head = Head { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers, websocket: false };
+    let shown = arguments.certificate.as_deref().map(certificate).transpose()?;
+    let head = Head {
+        method: &method,
+        host: &host,
+        path: &path,
+        query: query.as_deref(),
+        headers: &headers,
+        websocket: false,
+        certificate: shown.as_ref(),
+    };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     let asked = unasked_token(&verdict, &head);
     let metrics = Metrics::new().map_err(|error| Failed::Internal(error.to_string()))?;
@@ -82,7 +96,10 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
     verdict = ConsentDesk::new(metrics.consents).settle(&snapshot, &head, said.as_ref(), verdict).await;
     let mut checks = if asked.is_some() { OPAQUE_CHECKS } else { CHECKS };
     if !asks_for_consent(&snapshot.policy, &head) {
-        checks[13] = "";
+        checks[14] = "";
+    }
+    if !asks_for_certificate(&snapshot.policy, &head) {
+        checks[3] = "";
     }
     say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
@@ -152,6 +169,22 @@ fn asks_for_consent(policy: &Policy, head: &Head<'_>) -> bool {
     service.is_some_and(|service| policy.services[service].consent.is_some())
 }
 
+fn asks_for_certificate(policy: &Policy, head: &Head<'_>) -> bool {
+    let Ok(path) = CheckedPath::new(head.path) else { return false };
+    let Some(Some(index)) = policy.service(head.host, &path) else { return false };
+    let service = &policy.services[index];
+    let Found::Target(Target::Route(route), _) = service.tree.find(&path, head.method) else { return false };
+    service.routes[*route].client_certificate.is_some()
+}
+
+/// The first certificate of a PEM file, taken for one that the client showed and that was verified.
+fn certificate(path: &std::path::Path) -> Result<ClientCertificate, Failed> {
+    let unreadable = |why: String| Failed::Usage(format!("{}: {why}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let der = CertificateDer::from_pem_slice(&pem).map_err(|error| unreadable(error.to_string()))?;
+    ClientCertificate::read(&der).ok_or_else(|| unreadable("no X.509 certificate".to_owned()))
+}
+
 fn show_route(policy: &Policy, head: &Head<'_>) {
     let Ok(path) = CheckedPath::new(head.path) else { return };
     let Some(Some(index)) = policy.service(head.host, &path) else { return };
@@ -161,6 +194,9 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
         let route = &service.routes[*route];
         say!("route      {}", route.key);
         say!("requires   {}", route.requirement);
+        if let Some(rule) = &route.client_certificate {
+            say!("requires   {rule}");
+        }
         for limit in &route.rate_limits.list {
             say!("limit      {limit}");
         }
@@ -177,10 +213,11 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
 }
 
 /// The checks in the order in which they are made.
-const CHECKS: [&str; 14] = [
+const CHECKS: [&str; 15] = [
     "path has one reading",
     "host is served",
     "route and method are named",
+    "client certificate is one that the route takes",
     "exactly one bearer token",
     "token is a signed JWT",
     "issuer is accepted",
@@ -195,21 +232,22 @@ const CHECKS: [&str; 14] = [
 ];
 
 /// Those of an opaque token, about which the issuer is asked. Each stands where its like stands above; it has no signature.
-const OPAQUE_CHECKS: [&str; 14] = [
+const OPAQUE_CHECKS: [&str; 15] = [
     CHECKS[0],
     CHECKS[1],
     CHECKS[2],
     CHECKS[3],
+    CHECKS[4],
     "token is opaque, and the issuer can be asked about it",
     "issuer says that it is active, and its own",
     "type is that of a bearer access token",
     "",
-    CHECKS[8],
     CHECKS[9],
+    CHECKS[10],
     "",
-    CHECKS[11],
     CHECKS[12],
     CHECKS[13],
+    CHECKS[14],
 ];
 
 /// Which check said no.
@@ -218,30 +256,32 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::PathAmbiguous(_) => 0,
         Denial::HostUnknown => 1,
         Denial::RouteUnknown | Denial::MethodUnknown { .. } => 2,
-        Denial::TokenMissing | Denial::SchemeUnknown | Denial::TokenRepeated => 3,
+        Denial::CertificateMissing | Denial::CertificateRefused { .. } => 3,
+        Denial::TokenMissing | Denial::SchemeUnknown | Denial::TokenRepeated => 4,
         Denial::TokenTooLong { .. } | Denial::TokenMalformed(_) | Denial::TokenOpaque | Denial::TokenEncrypted | Denial::CriticalHeader => {
-            4
+            5
         }
-        Denial::IntrospectionUnavailable(_) | Denial::IntrospectionBusy => 4,
-        Denial::IssuerUnknown { .. } | Denial::TokenInactive => 5,
-        Denial::TypeWrong { .. } | Denial::TokenTypeWrong { .. } => 6,
-        Denial::AlgorithmRefused { .. } => 7,
-        Denial::ClaimMalformed(_) | Denial::SenderConstrained => 8,
-        Denial::Expired { .. } | Denial::NotYetValid { .. } | Denial::IssuedInFuture { .. } => 8,
-        Denial::AudienceWrong { .. } => 9,
-        Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 10,
-        Denial::ScopeMissing { .. } => 11,
-        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::SignInInsufficient { .. } | Denial::IdentityTooLong { .. } => 12,
-        Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 13,
+        Denial::IntrospectionUnavailable(_) | Denial::IntrospectionBusy => 5,
+        Denial::IssuerUnknown { .. } | Denial::TokenInactive => 6,
+        Denial::TypeWrong { .. } | Denial::TokenTypeWrong { .. } => 7,
+        Denial::AlgorithmRefused { .. } => 8,
+        Denial::ClaimMalformed(_) | Denial::SenderConstrained | Denial::TokenCertificateWrong => 9,
+        Denial::Expired { .. } | Denial::NotYetValid { .. } | Denial::IssuedInFuture { .. } => 9,
+        Denial::AudienceWrong { .. } => 10,
+        Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 11,
+        Denial::ScopeMissing { .. } => 12,
+        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::SignInInsufficient { .. } | Denial::IdentityTooLong { .. } => 13,
+        Denial::CertificateTooLong { .. } => 13,
+        Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 14,
         // Never here: `explain` counts nothing, and does not know what a running gate was told.
-        Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 12,
+        Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 13,
         Denial::OriginRefused => 2,
     }
 }
 
 fn show_checks(checks: &[&str], denial: Option<&Denial>, public: bool) {
     let failed = denial.map(failed_check);
-    let last = if public { 3 } else { checks.len() };
+    let last = if public { 4 } else { checks.len() };
     for (i, check) in checks.iter().enumerate().take(last) {
         match failed {
             _ if check.is_empty() => {}
@@ -268,6 +308,9 @@ fn show_permit(snapshot: &Snapshot, head: &Head<'_>, permit: &Permit, checks: &[
     let query = head.query.map_or_else(String::new, |query| format!("?{query}"));
     say!("upstream   {} {path}{query}", head.method);
     match rewriting.authority(service.upstream.base.authority()) {
+        Some(_) if rewriting.host == HostRewrite::Upstream && service.upstream.endpoints.len() > 1 => {
+            say!("upstream   host: that of the endpoint");
+        }
         Some(authority) => say!("upstream   host: {authority}"),
         None if head.host.is_empty() => {}
         None => say!("upstream   host: {}", head.host),

@@ -273,6 +273,9 @@ fn summary(policy: &Policy) -> String {
             let streams = if route.streams == crate::policy::Streams::Keep { "  (streams outlive their token)" } else { "" };
             let report = if route.mode == crate::policy::Mode::Report { "  (report only)" } else { "" };
             text.push_str(&format!("  {:width$}  {}{report}{streams}\n", route.key, route.requirement));
+            if let Some(rule) = &route.client_certificate {
+                text.push_str(&format!("  {:width$}  {rule}\n", ""));
+            }
             for limit in &route.rate_limits.list {
                 text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
             }

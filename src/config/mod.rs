@@ -12,6 +12,7 @@ mod fault;
 mod introspection;
 mod issuer;
 mod limits;
+mod listen;
 mod logto;
 mod rate;
 mod read;
@@ -21,6 +22,7 @@ mod rewrite;
 mod route;
 mod secret;
 mod shapes;
+mod tls;
 mod tree;
 mod units;
 mod upgrade;
@@ -38,6 +40,7 @@ pub use fault::{ConfigErrors, Fault, Place, Trail};
 pub use introspection::{AudienceCheck, ClientAuth, Introspection};
 pub use issuer::{Issuer, IssuerKeys};
 pub use limits::{Limits, Timeouts};
+pub use listen::{Listen, ListenKeys, RedirectToHttps, Spoken};
 pub use logto::{AppKind, Logto, LogtoRole, RoleKind, ScopeNames, ThirdPartyApp};
 pub use rate::{RateKey, RateLimit, RateLimitKeys, State};
 pub use registration::{Advertise, Ceiling, Grant, Hosts, Redirect, Registration};
@@ -46,6 +49,10 @@ pub use rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 pub use route::{Access, Mode, Route, Streams};
 pub use secret::Secret;
 pub use shapes::{Entries, OneOrMany};
+pub use tls::{
+    Certificate, CertificateHeaders, CertificateMode, CertificatePart, CertificateRule, CertificateRuleKeys, ClientCertificates, Tls,
+    TlsVersion,
+};
 pub use tree::Environment;
 pub use units::{Size, Span};
 pub use upgrade::Upgrade;
@@ -56,9 +63,9 @@ pub use upstream::{Dns, Endpoint, EndpointKeys, Protocol, Upstream, UpstreamKeys
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Wicketgate configuration")]
 pub struct Config {
-    /// Where clients connect: `host:port` or `unix:/path`; a list for several.
+    /// Where clients connect: `host:port`, `unix:/path` or `fd:NAME`, or a map with more about it; a list for several.
     #[serde(default = "default_listen")]
-    pub listen: OneOrMany<String>,
+    pub listen: OneOrMany<Listen>,
     /// Where operators connect: `/metrics`, `/livez`, `/readyz`, `/status`, `/revocations`, `/drain`. Keep it off the public network.
     #[serde(default = "default_admin")]
     pub admin: String,
@@ -67,7 +74,7 @@ pub struct Config {
     pub issuer: Option<OneOrMany<Issuer>>,
     /// The services behind the gate.
     pub services: Vec<Service>,
-    /// Serve TLS on every TCP listener with this certificate.
+    /// Serve TLS on the listeners, with these certificates.
     #[serde(default)]
     pub tls: Option<Tls>,
     /// Addresses (CIDR) whose `X-Forwarded-*` and `Forwarded` headers are believed. Nobody's by default.
@@ -147,6 +154,9 @@ pub struct Service {
     /// Header names and the claims that fill them, instead of the default identity headers.
     #[serde(default)]
     pub headers: Option<Entries<String>>,
+    /// Header names and what of the client's certificate fills them. None by default.
+    #[serde(default)]
+    pub client_certificate_headers: Option<CertificateHeaders>,
     /// Pass the caller's `Authorization` header on. Only for an upstream that is the same resource.
     #[serde(default)]
     pub forward_authorization: bool,
@@ -174,16 +184,6 @@ pub struct Service {
     /// The longest body of a request to this service, instead of `limits.body_bytes`.
     #[serde(default)]
     pub body_bytes: Option<Size>,
-}
-
-/// A certificate and its key; both are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// The certificate chain, PEM.
-    pub certificate_file: String,
-    /// Its private key, PEM.
-    pub key_file: String,
 }
 
 /// How issuers' key sets are fetched and kept.
@@ -256,8 +256,8 @@ pub struct Reload {
     pub interval: Span,
 }
 
-fn default_listen() -> OneOrMany<String> {
-    OneOrMany(vec!["0.0.0.0:8080".to_owned()])
+fn default_listen() -> OneOrMany<Listen> {
+    OneOrMany(vec![Listen::at("0.0.0.0:8080")])
 }
 
 fn default_admin() -> String {

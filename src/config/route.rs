@@ -8,6 +8,7 @@ use super::cors::Cors;
 use super::rate::RateLimit;
 use super::rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 use super::shapes::{Entries, OneOrMany, short_or_long};
+use super::tls::{CertificateRule, CertificateRuleKeys};
 use super::units::{Size, Span};
 
 /// Who may use a route.
@@ -31,6 +32,7 @@ pub struct Route {
     pub clients: Vec<String>,
     pub acr_values: Vec<String>,
     pub max_age: Option<Span>,
+    pub client_certificate: Option<CertificateRuleKeys>,
     pub timeout: Option<Span>,
     pub mode: Mode,
     pub streams: Streams,
@@ -89,6 +91,9 @@ pub struct RouteKeys {
     /// How lately the user must have signed in: `auth_time` is no older (RFC 9470).
     #[serde(default)]
     max_age: Option<Span>,
+    /// The client shows a certificate over TLS: `true` for any verified one, or what must stand in it.
+    #[serde(default)]
+    client_certificate: Option<CertificateRule>,
     /// How long the upstream may take to begin its answer; the default is `timeouts.response`.
     #[serde(default)]
     timeout: Option<Span>,
@@ -217,6 +222,7 @@ impl Route {
             clients: Vec::new(),
             acr_values: Vec::new(),
             max_age: None,
+            client_certificate: None,
             timeout: None,
             mode: Mode::Enforce,
             streams: Streams::End,
@@ -246,6 +252,10 @@ impl Route {
             clients,
             acr_values,
             max_age: keys.max_age,
+            client_certificate: match keys.client_certificate {
+                Some(CertificateRule::Some(rule)) => Some(rule),
+                Some(CertificateRule::None) | None => None,
+            },
             timeout: keys.timeout,
             mode: keys.mode.unwrap_or_default(),
             streams: keys.streams.unwrap_or_default(),
@@ -266,7 +276,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, rewrite, request_headers, response_headers, cors",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, client_certificate, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, rewrite, request_headers, response_headers, cors",
     Route::short,
     Route::long
 );

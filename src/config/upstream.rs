@@ -31,7 +31,7 @@ pub struct UpstreamKeys {
     pub streams: u32,
     /// How long each step may take.
     pub timeouts: UpstreamTimeouts,
-    /// How often names are resolved anew: when their TTL says so, within these bounds.
+    /// How names are resolved, and how often: when their TTL says so, within these bounds.
     pub dns: Dns,
     /// How the endpoint of a request is chosen.
     pub balance: Balance,
@@ -116,7 +116,7 @@ pub struct UpstreamTimeouts {
     pub total: Option<Span>,
 }
 
-/// How long an answer of the name system counts, whatever it says itself.
+/// How names are resolved, and how long an answer counts, whatever it says itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dns {
@@ -124,6 +124,8 @@ pub struct Dns {
     pub least: Span,
     /// The longest.
     pub longest: Span,
+    /// Servers that are asked (`address` or `address:port`), instead of those of the system's resolver.
+    pub servers: Vec<String>,
 }
 
 fn default_weight() -> u32 {
@@ -158,6 +160,6 @@ impl Default for UpstreamKeys {
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { least: Span::seconds(1), longest: Span::seconds(300) }
+        Self { least: Span::seconds(1), longest: Span::seconds(300), servers: Vec::new() }
     }
 }

@@ -1,6 +1,5 @@
 //! The new process's side: it asks the running one for everything, and says when it is ready.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,7 +28,8 @@ pub struct Predecessor {
     link: Link,
     pid: u32,
     pub version: String,
-    sockets: HashMap<String, OwnedFd>,
+    /// Several under one name are one listener's that a service manager passed on.
+    sockets: Vec<(String, OwnedFd)>,
     known: Vec<Carried>,
     told: Told,
     pub without_keys: Vec<String>,
@@ -61,11 +61,11 @@ impl Predecessor {
             (Message::Welcome { protocol, version, pid }, _) if PROTOCOLS.contains(&protocol) => (pid, version),
             _ => return Err("it said something else than welcome".to_owned()),
         };
-        let (mut sockets, mut known) = (HashMap::new(), Vec::new());
+        let (mut sockets, mut known) = (Vec::new(), Vec::new());
         loop {
             match next(&link, STEP_TIMEOUT).await? {
                 (Message::Socket { name }, Some(descriptor)) if sockets.len() < SOCKETS_MAX => {
-                    sockets.insert(name, descriptor);
+                    sockets.push((name, descriptor));
                 }
                 (Message::Known(piece), _) if known.len() < PIECES_MAX => known.push(piece),
                 (Message::Offered { without_keys, shared_state }, _) => {
@@ -81,9 +81,10 @@ impl Predecessor {
         self.pid
     }
 
-    /// A socket of this name, once.
+    /// A socket of this name, each once.
     pub fn socket(&mut self, name: &str) -> Option<OwnedFd> {
-        self.sockets.remove(name)
+        let found = self.sockets.iter().position(|(own, _)| own == name)?;
+        Some(self.sockets.remove(found).1)
     }
 
     /// The socket at which it waited, for the next one to find this process there.

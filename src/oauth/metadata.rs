@@ -16,6 +16,9 @@ pub fn document(policy: &Policy, service: &Service, slash: bool) -> Vec<u8> {
     let scopes: Vec<&str> = service.scopes.iter().map(String::as_str).collect();
     insert_list(&mut document, "scopes_supported", &scopes);
     insert_list(&mut document, "bearer_methods_supported", &["header"]);
+    if policy.tls.as_ref().is_some_and(|tls| tls.client_certificates.is_some()) {
+        document.insert("tls_client_certificate_bound_access_tokens".to_owned(), json!(true));
+    }
     document.insert("resource_name".to_owned(), json!(&*service.name));
     Value::Object(document).to_string().into_bytes()
 }

@@ -221,6 +221,9 @@ fn status(view: &dyn AdminView) -> serde_json::Value {
 fn route_status(route: &Route) -> serde_json::Value {
     let mode = format!("{:?}", route.mode).to_lowercase();
     let mut shown = json!({ "route": &*route.key, "requirement": route.requirement.to_string(), "mode": mode });
+    if let Some(rule) = &route.client_certificate {
+        shown["client_certificate"] = json!(rule.to_string());
+    }
     let limits: Vec<String> = route.rate_limits.list.iter().map(|limit| limit.to_string()).collect();
     if !limits.is_empty() {
         shown["rate_limits"] = json!(limits);

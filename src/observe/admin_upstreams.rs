@@ -23,10 +23,14 @@ fn endpoint(standing: &crate::balance::Standing) -> Value {
     })
 }
 
-/// One line a service. A service that is down never makes the gate unready: another gate would find it down as well, and
+/// One line a service of which there is something to say. A service that is down never makes the gate unready: another gate would find it down as well, and
 /// taking all gates out of a load balancer would end the other services too.
 pub fn checks(standings: &[ServiceStanding]) -> impl Iterator<Item = Check> {
-    standings.iter().map(|standing| {
+    let says = |standing: &&ServiceStanding| {
+        let asks = standing.endpoints.iter().any(|endpoint| endpoint.health.is_some());
+        asks || standing.endpoints.len() > 1 || standing.breaker.is_some()
+    };
+    standings.iter().filter(says).map(|standing| {
         let well = standing.endpoints.iter().filter(|endpoint| matches!(state(endpoint), "healthy" | "unchecked")).count();
         let breaker = standing.breaker.map(|breaker| format!(", circuit breaker {}", breaker.label())).unwrap_or_default();
         let why = format!("{well} of {} endpoints well{breaker}", standing.endpoints.len());

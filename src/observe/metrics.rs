@@ -14,6 +14,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use super::audit::Counters;
 use super::consent_metrics::ConsentMetrics;
 use super::limit_metrics::LimitMetrics;
+use super::listener_metrics::ListenerMetrics;
 use super::rate_metrics::RateMetrics;
 use super::record::{Outcome, Record};
 use super::revocation_metrics::RevocationMetrics;
@@ -87,6 +88,7 @@ pub struct Metrics {
     pub introspection: IntrospectionMetrics,
     pub consents: ConsentMetrics,
     pub revocations: RevocationMetrics,
+    pub listeners: ListenerMetrics,
     pub registration: RegistrationMetrics,
     pub upstreams: UpstreamMetrics,
     key_set_keys: IntGaugeVec,
@@ -145,6 +147,7 @@ impl Metrics {
             introspection: IntrospectionMetrics::new(&make)?,
             consents: ConsentMetrics::new(&make)?,
             revocations: RevocationMetrics::new(&make)?,
+            listeners: ListenerMetrics::new(&make)?,
             registration: RegistrationMetrics::new(&make)?,
             upstreams: UpstreamMetrics::new(&make)?,
             key_set_keys: make.gauges("key_set_keys", "Usable keys of an issuer.", &["issuer"])?,
@@ -165,8 +168,7 @@ impl Metrics {
             )?,
             config_info: make.gauges("config_info", "The hash of the configuration in force; the value is always 1.", &["hash"])?,
             reloads: make.counters("config_reloads_total", "Changes of the configuration, by result.", &["result"])?,
-            last_reload_successful: make
-                .gauge("config_last_reload_successful", "Whether the last change of the configuration was taken.")?,
+            last_reload_successful: make.gauge("config_last_reload_successful", "Whether the last change of configuration was taken.")?,
             last_reload_seconds: make.float("config_last_reload_success_timestamp_seconds", "When a configuration was last taken.")?,
             audit: audit_counters(&make)?,
             log_lines_dropped: make.counter("log_lines_dropped_total", "Log lines lost because standard output was too slow.")?,

@@ -10,6 +10,7 @@ mod balance_metrics;
 mod consent_metrics;
 mod health;
 mod limit_metrics;
+mod listener_metrics;
 mod log;
 mod metrics;
 mod rate_metrics;

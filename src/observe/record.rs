@@ -96,7 +96,7 @@ pub struct Record {
     pub upstream: Option<Duration>,
     /// How often it was sent, and where to at last if there are several places.
     pub tries: u32,
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Arc<str>>,
     pub response_bytes: u64,
     /// What was decided, with what, and where: for the audit trail, which tells it from how the request ended.
     decided: Option<Outcome>,
@@ -234,7 +234,7 @@ impl Record {
             client_id = claims.and_then(|claims| claims.client_id.as_deref()),
             duration_ms = ms(self.elapsed()),
             upstream_ms = self.upstream.map(ms),
-            endpoint = self.endpoint,
+            endpoint = self.endpoint.as_deref(),
             tries = Some(self.tries).filter(|tries| *tries > 1),
             response_bytes = self.response_bytes,
         );

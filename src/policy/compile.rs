@@ -1,8 +1,7 @@
 //! From what the operator wrote to what it means. All faults are found, not the first one alone.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 
 use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
@@ -12,10 +11,11 @@ use super::compile_issuer::{self, Issuers};
 use super::compile_limits;
 use super::compile_rewrite;
 use super::route_key::{Methods, RouteKey, Segment};
-use super::{Listen, Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, TlsFiles, Tree};
+use super::{Managed, Mode, Policy, Requirement, ScopeRule, Service, Site, Target, Tree};
 use super::{
     Registration, compile_consent, compile_logto, compile_rate, compile_registration, compile_service, compile_upgrade, compile_webhook,
 };
+use super::{compile_listen, compile_tls};
 use crate::config::{self, Config, Fault, Secret, Span, Trail};
 
 /// Reads a file that the document names; an argument, so that compiling stays free of the machine.
@@ -90,9 +90,11 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
     compile_consent::compile(c, config, &mut services, &issuers.list, logto.as_ref().map(|logto| &logto.access));
     let registration = compile_registration::compile(c, config, &services, &issuers.list, logto.as_ref());
     let (hosts, other_hosts) = sites(c, config, &mut services, registration.as_deref());
-    let managed = Managed::new(services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name));
+    let identity = services.iter().flat_map(|service| service.identity.iter()).map(|header| &header.name);
+    let managed =
+        Managed::new(identity.chain(services.iter().flat_map(|service| service.certificate_headers.iter()).map(|header| &header.name)));
     compile_rewrite::compile(c, config, &mut services, &managed);
-    let (listeners, admin) = addresses(c, config);
+    let (listeners, admin) = compile_listen::addresses(c, config);
     let policy = Policy {
         hash,
         listeners,
@@ -100,7 +102,7 @@ pub fn compile(config: &Config, hash: String, files: Files<'_>) -> Result<Policy
         issuers: issuers.list,
         hosts,
         other_hosts,
-        tls: config.tls.as_ref().and_then(|tls| tls_files(c, tls)),
+        tls: config.tls.as_ref().and_then(|tls| compile_tls::tls(c, tls)),
         trusted_proxies: trusted_proxies(c, &config.trusted_proxies),
         managed,
         limits: compile_limits::limits(c, &config.limits, config.listen.0.len()),
@@ -225,41 +227,6 @@ fn own_key(below: &str, slash: bool) -> RouteKey {
 fn literal_key(path: &str, methods: Vec<http::Method>) -> RouteKey {
     let segments = path.split('/').filter(|segment| !segment.is_empty()).map(|segment| Segment::Literal(segment.to_owned()));
     RouteKey { methods: Methods::Named(methods), segments: segments.collect(), rest: false, slash: false }
-}
-
-fn addresses(c: &mut Compiler<'_>, config: &Config) -> (Vec<Listen>, SocketAddr) {
-    let mut listeners = Vec::new();
-    for (i, text) in config.listen.0.iter().enumerate() {
-        let at = || trail(&[&"listen", &i]);
-        let listen = match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('/') => Some(Listen::Unix(PathBuf::from(path))),
-            Some(_) => None,
-            None => text.parse().ok().map(Listen::Tcp),
-        };
-        match listen {
-            None => c.fault(at(), text, "no address to listen on", "write an IP address and a port, as in 0.0.0.0:8080, or unix:/path"),
-            Some(listen) if listeners.contains(&listen) => c.fault(at(), text, "this address stands here twice", "keep one"),
-            Some(listen) => listeners.push(listen),
-        }
-    }
-    let admin = config.admin.parse::<SocketAddr>().unwrap_or_else(|_| {
-        let cure = "write an IP address and a port, as in 127.0.0.1:9090";
-        c.fault(trail(&[&"admin"]), &config.admin, "no address to listen on", cure);
-        SocketAddr::from(([127, 0, 0, 1], 0))
-    });
-    if admin.port() != 0 && listeners.contains(&Listen::Tcp(admin)) {
-        c.fault(trail(&[&"admin"]), &config.admin, "the same address as listen", "give the admin listener its own port");
-    }
-    if admin.ip().is_unspecified() {
-        c.warnings.push(format!("admin: {admin} is reachable from the network; metrics and status name routes and issuers"));
-    }
-    (listeners, admin)
-}
-
-fn tls_files(c: &mut Compiler<'_>, tls: &config::Tls) -> Option<TlsFiles> {
-    let certificate = c.file(trail(&[&"tls", &"certificate_file"]), &tls.certificate_file);
-    let key = c.file(trail(&[&"tls", &"key_file"]), &tls.key_file);
-    Some(TlsFiles { certificate_pem: certificate?, key_pem: key? })
 }
 
 fn trusted_proxies(c: &mut Compiler<'_>, texts: &[String]) -> Vec<IpNet> {

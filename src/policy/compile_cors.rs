@@ -146,6 +146,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_page_is_offered_a_method_that_the_route_does_not_take() {
+        let cors = |methods| Cors {
+            origins: vec![OriginRule::All],
+            methods,
+            headers: AllowedHeaders::All,
+            expose: HeaderValue::from_static("*"),
+            credentials: false,
+            max_age_seconds: 0,
+        };
+        let named = |methods: &[Method]| AllowedMethods::Named(methods.to_vec());
+        let route = Methods::Named(vec![Method::GET, Method::PUT]);
+        let table = [
+            (AllowedMethods::All, route.clone(), named(&[Method::GET, Method::PUT, Method::HEAD])),
+            (named(&[Method::PUT, Method::DELETE]), route.clone(), named(&[Method::PUT])),
+            (named(&[Method::HEAD]), route, named(&[Method::HEAD])),
+            (named(&[Method::PUT, Method::DELETE]), Methods::All, named(&[Method::PUT, Method::DELETE])),
+            (AllowedMethods::All, Methods::All, AllowedMethods::All),
+        ];
+        for (written, route, offered) in table {
+            assert_eq!(for_route(cors(written), &route).methods, offered);
+        }
+    }
+
+    #[test]
     fn an_origin_is_brought_into_the_form_that_browsers_write() {
         let exact = |text: &str| Ok(OriginRule::Exact(text.to_owned()));
         let one_label = |rest: &str| Ok(OriginRule::OneLabel { scheme: "https://".to_owned(), rest: rest.to_owned() });

@@ -12,6 +12,7 @@ use super::compile_introspection;
 use super::compile_issuer::{self, Issuers};
 use super::compile_rate;
 use super::compile_registration::own_prefixes;
+use super::compile_tls;
 use super::compile_upstream;
 use super::path::CheckedPath;
 use super::route_key::RouteKey;
@@ -65,6 +66,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
     let metadata_url = metadata_url(c, service, &audiences, at);
     let upstream = compile_upstream::compile(c, config, &service.upstream, &at("upstream"));
     let identity = identity(c, service, at);
+    let certificate_headers = compile_tls::headers(c, config, service, &identity, &at("client_certificate_headers"));
     let mut compiled = Service {
         name: service.name.as_str().into(),
         audiences,
@@ -76,6 +78,7 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         routes: Vec::new(),
         tree: Tree::default(),
         identity: identity.into(),
+        certificate_headers,
         forward_authorization: service.forward_authorization,
         rate_limits: service_limits(c, service, at("rate_limit")),
         rewriting: Arc::default(),
@@ -117,6 +120,7 @@ impl Service {
             routes: Vec::new(),
             tree,
             identity: Arc::new([]),
+            certificate_headers: Arc::new([]),
             forward_authorization: false,
             rate_limits: Vec::new(),
             rewriting: Arc::default(),
@@ -260,6 +264,7 @@ fn route(
         return c.fault(at, text, "this route would shadow the gate's own endpoint", "take it out: the gate answers there");
     }
     let requirement = requirement(c, written, &key, &at);
+    let client_certificate = written.client_certificate.as_ref().map(|rule| compile_tls::rule(c, config, rule, &at));
     let timeout = match written.timeout {
         Some(span) => {
             let mut steps: Vec<&str> = at.iter().map(String::as_str).collect();
@@ -281,6 +286,7 @@ fn route(
             service.routes.push(Route {
                 key: name,
                 requirement,
+                client_certificate,
                 timeout,
                 mode,
                 streams,

@@ -24,7 +24,7 @@ pub(super) fn compile(c: &mut Compiler<'_>, config: &Config) -> Option<Upgrade> 
         c.fault(at(), path, "no absolute path", "write it as in /run/wicketgate/upgrade.sock");
     } else if path.len() > SOCKET_BYTES_MAX {
         c.fault(at(), path, "too long for the name of a Unix socket", format!("write {SOCKET_BYTES_MAX} bytes at most"));
-    } else if config.listen.0.iter().any(|listen| listen.strip_prefix("unix:") == Some(path)) {
+    } else if config.listen.0.iter().any(|listen| listen.0.address.strip_prefix("unix:") == Some(path)) {
         c.fault(at(), path, "clients connect there", "give it a path of its own");
     }
     let timeout = at_least(c, &["upgrade", "timeout"], written.timeout, 1_000);

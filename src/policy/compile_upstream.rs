@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 
 use super::compile::{Compiler, at_least};
 use super::compile_balance;
-use super::upstream::{At, DnsBounds, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
+use super::upstream::{At, Dns, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
 use crate::config::{self, Config, Trail, UpstreamKeys};
 
 /// What a weight may be at most, so that sums of them stay small.
@@ -175,11 +175,18 @@ fn timeouts(c: &mut Compiler<'_>, config: &Config, keys: &UpstreamKeys, below: &
     }
 }
 
-fn dns(c: &mut Compiler<'_>, keys: &UpstreamKeys, below: &dyn Fn(&[&str]) -> Trail) -> DnsBounds {
+fn dns(c: &mut Compiler<'_>, keys: &UpstreamKeys, below: &dyn Fn(&[&str]) -> Trail) -> Dns {
     let steps = below(&["dns", "least"]);
     let least = at_least(c, &steps.iter().map(String::as_str).collect::<Vec<_>>(), keys.dns.least, 100);
     if keys.dns.longest < keys.dns.least {
         c.fault(below(&["dns", "longest"]), &keys.dns.longest.to_string(), "shorter than dns.least", "write the same or more");
     }
-    DnsBounds { least, longest: keys.dns.longest.0 }
+    let mut servers = Vec::new();
+    for (i, text) in keys.dns.servers.iter().enumerate() {
+        match text.parse::<SocketAddr>().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53))) {
+            Ok(server) => servers.push(server),
+            Err(_) => c.fault(below(&["dns", "servers", &i.to_string()]), text, "no address", "write it as in 10.0.0.2 or 127.0.0.1:8600"),
+        }
+    }
+    Dns { least, longest: keys.dns.longest.0, servers }
 }

@@ -14,11 +14,13 @@ mod compile_cors;
 mod compile_introspection;
 mod compile_issuer;
 mod compile_limits;
+mod compile_listen;
 mod compile_logto;
 mod compile_rate;
 mod compile_registration;
 mod compile_rewrite;
 mod compile_service;
+mod compile_tls;
 mod compile_upgrade;
 mod compile_upstream;
 mod compile_webhook;
@@ -28,6 +30,7 @@ mod describe;
 mod header_changes;
 mod introspection;
 mod limits;
+mod listen;
 mod managed;
 mod path;
 mod rate;
@@ -39,10 +42,10 @@ mod scope;
 mod step_up;
 mod table;
 mod tenant;
+mod tls;
 mod upstream;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +66,7 @@ pub use cors::{Cors, OriginRule, origin, preflight};
 pub use header_changes::HeaderChanges;
 pub use introspection::{EndpointSource, Introspection};
 pub use limits::{Limits, Timeouts};
+pub use listen::{Listen, Listener, Spoken};
 pub use managed::{Managed, fold};
 pub use path::{CheckedPath, PathFault};
 pub use rate::{RateKey, RateLimit, RateLimits, Redis, State};
@@ -74,8 +78,9 @@ pub use scope::{ScopeRule, Scopes};
 pub use step_up::StepUp;
 pub use table::{Found, Leaf, Parameters, Site, Tree};
 pub use tenant::{Logto, LogtoAccess, ScopeOf, Tenant, TenantApp, TenantResource, TenantRole, TenantScope, Webhook};
+pub use tls::{CertificateHeader, CertificatePart, CertificateRule, ClientCertificates, Tls, TlsFiles, TlsVersion};
 
-pub use upstream::{At, DnsBounds, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
+pub use upstream::{At, Dns, EndpointAt, Upstream, UpstreamBounds, UpstreamTimeouts, UpstreamTls};
 
 pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFormat, Mode, Protocol, RoleKind, Secret, Streams};
 
@@ -84,7 +89,7 @@ pub use crate::config::{Advertise, AppKind, ClientAuth, Grant, Keys, Log, LogFor
 pub struct Policy {
     /// SHA-256 over the document and every file that it names, in hex: two policies with one hash are the same.
     pub hash: String,
-    pub listeners: Vec<Listen>,
+    pub listeners: Vec<Listener>,
     pub admin: SocketAddr,
     pub issuers: Vec<Issuer>,
     pub services: Vec<Service>,
@@ -92,7 +97,7 @@ pub struct Policy {
     pub hosts: HashMap<String, Site>,
     /// All other hosts.
     pub other_hosts: Site,
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Tls>,
     pub trusted_proxies: Vec<IpNet>,
     pub managed: Managed,
     pub limits: Limits,
@@ -113,35 +118,6 @@ pub struct Policy {
     pub registration: Option<Arc<Registration>>,
     /// What the operator should know although it is allowed.
     pub warnings: Vec<String>,
-}
-
-/// Where a listener is bound.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Listen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Listen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// A certificate chain and its key, as PEM.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    pub certificate_pem: Vec<u8>,
-    pub key_pem: Vec<u8>,
-}
-
-impl std::fmt::Debug for TlsFiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsFiles")
-    }
 }
 
 /// An issuer whose tokens count.
@@ -187,6 +163,8 @@ pub struct Service {
     pub tree: Tree<Target>,
     /// Shared, so that headers made for a token are known to be made for this very list.
     pub identity: Arc<[IdentityHeader]>,
+    /// What the upstream is told of the client's certificate.
+    pub certificate_headers: Arc<[CertificateHeader]>,
     pub forward_authorization: bool,
     pub rate_limits: Vec<Arc<RateLimit>>,
     /// What changes on the way, where a route says nothing of its own; and on refusals that have no route.
@@ -217,6 +195,8 @@ pub struct Route {
     /// As the operator wrote it: the route's name in logs and metrics.
     pub key: Arc<str>,
     pub requirement: Requirement,
+    /// Which certificate the client must have shown over TLS, beside all else.
+    pub client_certificate: Option<CertificateRule>,
     pub timeout: Duration,
     pub mode: Mode,
     /// What becomes of an open stream when its token counts no more.
@@ -258,6 +238,11 @@ pub struct IdentityHeader {
 }
 
 impl Policy {
+    /// Whether this address is a trusted proxy's.
+    pub fn trusts(&self, address: std::net::IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+
     /// The index of the service that a host and a path lead to. `None` twice over: the outer for a host that nobody serves.
     pub fn service(&self, host: &str, path: &CheckedPath<'_>) -> Option<Option<usize>> {
         let site = match self.hosts.get(host) {

@@ -22,7 +22,7 @@ pub struct Upstream {
     pub tls: Option<Arc<UpstreamTls>>,
     pub bounds: UpstreamBounds,
     pub timeouts: UpstreamTimeouts,
-    pub dns: DnsBounds,
+    pub dns: Dns,
     pub balancing: Arc<Balancing>,
 }
 
@@ -87,11 +87,13 @@ pub struct UpstreamTimeouts {
     pub total: Option<Duration>,
 }
 
-/// How long an answer of the name system counts, whatever it says itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DnsBounds {
+/// How names are resolved, and how long an answer counts, whatever it says itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
     pub least: Duration,
     pub longest: Duration,
+    /// Who is asked; none for the system's resolver.
+    pub servers: Vec<SocketAddr>,
 }
 
 impl Upstream {
@@ -105,7 +107,7 @@ impl Upstream {
             tls: None,
             bounds: UpstreamBounds { connections: 0, pending: 0, warm: 0, streams: 0, idle: zero },
             timeouts: UpstreamTimeouts { connect: zero, response: zero, idle: zero, total: None },
-            dns: DnsBounds { least: zero, longest: zero },
+            dns: Dns { least: zero, longest: zero, servers: Vec::new() },
             balancing: Arc::new(Balancing::none()),
         }
     }

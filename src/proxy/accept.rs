@@ -4,29 +4,24 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 
 use super::addresses;
-use super::connection::{Accepted, handshake, serve};
+use super::bind::{Activated, Bound, Raw, adopt, bind, set_mode};
+use super::connection::{Accepted, serve};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
 use super::inherited::Inherited;
-use super::stream::Stream;
+use super::preamble::Settings;
+use super::tls::Tls;
 use crate::observe::Limit;
-use crate::policy::{Listen, Policy};
+use crate::policy::{Listen, Listener, Policy};
 
-/// Connections that the kernel keeps for us before we accept them.
-const BACKLOG: i32 = 4096;
 /// After an error of `accept` (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,7 +31,8 @@ pub struct Listeners {
     open: HashMap<Listen, Listening>,
     room: Arc<Semaphore>,
     room_size: usize,
-    tls: Arc<ArcSwapOption<ServerConfig>>,
+    tls: Arc<ArcSwapOption<Tls>>,
+    activated: Activated,
     /// Accept loops and connections.
     busy: watch::Sender<usize>,
 }
@@ -44,20 +40,16 @@ pub struct Listeners {
 struct Listening {
     phase: watch::Sender<Phase>,
     /// Where it is bound: the port that was chosen, if it was to be chosen.
-    address: Listen,
-    /// A copy, for the process that comes after this one. It would keep the socket open, and goes first.
-    socket: Option<OwnedFd>,
+    addresses: Vec<Listen>,
+    settings: Arc<ArcSwap<Listener>>,
+    /// Copies, for the process that comes after this one. They would keep the sockets open, and go first.
+    sockets: Vec<OwnedFd>,
 }
 
 /// Listeners that are bound and do not accept yet.
 pub struct Prepared {
-    bound: Vec<(Listen, Bound)>,
-    tls: Option<Arc<ServerConfig>>,
-}
-
-enum Bound {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    bound: Vec<(Listener, Vec<Bound>)>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Listeners {
@@ -68,52 +60,70 @@ impl Listeners {
             room: Arc::new(Semaphore::new(connections_max)),
             room_size: connections_max,
             tls: Arc::default(),
+            activated: Activated::take(),
             busy: watch::Sender::new(0),
         }
     }
 
     /// Binds what a policy asks for and is neither bound yet nor inherited. Nothing changes for clients.
     pub fn prepare(&self, policy: &Policy, inherited: &mut Inherited) -> Result<Prepared, String> {
-        let tls = policy.tls.as_ref().map(super::tls::server_config).transpose()?;
+        let tls = policy.tls.as_ref().map(|tls| Tls::renew(self.tls.load_full(), tls)).transpose()?;
         let mut bound = Vec::new();
-        for listen in policy.listeners.iter().filter(|listen| !self.open.contains_key(listen)) {
-            let socket = match inherited.take(listen) {
-                Some(socket) => adopt(listen, socket),
-                None => bind(listen),
+        for (i, listener) in policy.listeners.iter().enumerate() {
+            if let Some(other) = policy.listeners[..i].iter().find(|other| self.activated.overlap(&listener.address, &other.address)) {
+                return Err(format!("listen {listener}: it is the same socket as {other}; keep one of the two"));
+            }
+        }
+        for listener in policy.listeners.iter().filter(|listener| !self.open.contains_key(&listener.address)) {
+            let sockets = match inherited.take(&listener.address) {
+                Some(sockets) => adopt(listener, sockets),
+                None => bind(listener, &self.activated),
             };
-            bound.push((
-                listen.clone(),
-                socket.map_err(|error| format!("listen {listen}: {error}; end what holds it, or choose another address"))?,
-            ));
+            let sockets = sockets.map_err(|error| format!("listen {listener}: {error}; end what holds it, or choose another address"))?;
+            bound.push((listener.clone(), sockets));
         }
         Ok(Prepared { bound, tls })
     }
 
-    /// Opens what was prepared, and closes what the policy no longer names: its connections end gracefully.
+    /// Opens what was prepared, and closes what the policy no longer names: its connections end gracefully. What else
+    /// changed of a listener counts for the connections that it accepts from now on.
     pub fn apply(&mut self, policy: &Policy, prepared: Prepared) {
+        for warning in prepared.tls.iter().filter(|tls| !self.serves(tls)).flat_map(|tls| &tls.warnings) {
+            tracing::warn!(target: "wicketgate::tls", warning, "allowed, but know it");
+        }
         self.tls.store(prepared.tls);
         self.resize(policy.limits.connections);
-        self.open.retain(|listen, listening| {
-            let keep = policy.listeners.contains(listen);
-            if !keep {
-                listening.phase.send_replace(Phase::Draining);
+        self.open.retain(|address, listening| {
+            let kept = policy.listeners.iter().find(|listener| listener.address == *address);
+            match kept {
+                Some(listener) => listening.change(listener),
+                None => drop(listening.phase.send_replace(Phase::Draining)),
             }
-            keep
+            kept.is_some()
         });
-        for (listen, bound) in prepared.bound {
+        for (listener, sockets) in prepared.bound {
             let (phase, receiver) = watch::channel(Phase::Serving);
-            let address = bound.address().unwrap_or_else(|| listen.clone());
-            let socket = bound.copy().ok();
-            let accepting = Accepting {
-                gate: self.gate.clone(),
-                room: self.room.clone(),
-                tls: self.tls.clone(),
-                busy: Busy::new(&self.busy),
-                phase: receiver,
-            };
-            tokio::spawn(accepting.run(bound));
-            self.open.insert(listen, Listening { phase, address, socket });
+            let addresses = sockets.iter().map(|bound| bound.address().unwrap_or_else(|| listener.address.clone())).collect();
+            let address = listener.address.clone();
+            let settings = Arc::new(ArcSwap::from_pointee(listener));
+            let copies = sockets.iter().filter_map(|bound| bound.copy().ok()).collect();
+            for bound in sockets {
+                let accepting = Accepting {
+                    gate: self.gate.clone(),
+                    room: self.room.clone(),
+                    settings: settings.clone(),
+                    tls: self.tls.clone(),
+                    busy: Busy::new(&self.busy),
+                    phase: receiver.clone(),
+                };
+                tokio::spawn(accepting.run(bound));
+            }
+            self.open.insert(address, Listening { phase, addresses, settings, sockets: copies });
         }
+    }
+
+    fn serves(&self, tls: &Arc<Tls>) -> bool {
+        self.tls.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, tls))
     }
 
     fn resize(&mut self, size: usize) {
@@ -135,7 +145,7 @@ impl Listeners {
     }
 
     pub fn addresses(&self) -> Vec<Listen> {
-        self.open.values().map(|listening| listening.address.clone()).collect()
+        self.open.values().flat_map(|listening| listening.addresses.iter().cloned()).collect()
     }
 
     /// What is open, as the policy names it.
@@ -145,11 +155,8 @@ impl Listeners {
 
     /// Copies of the sockets, for the process that comes after this one.
     pub fn sockets(&self) -> io::Result<Vec<(Listen, OwnedFd)>> {
-        let copy = |(listen, listening): (&Listen, &Listening)| {
-            let socket = listening.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-            Ok((listen.clone(), socket.try_clone()?))
-        };
-        self.open.iter().map(copy).collect()
+        let named = self.open.iter().flat_map(|(listen, listening)| listening.sockets.iter().map(move |socket| (listen, socket)));
+        named.map(|(listen, socket)| Ok((listen.clone(), socket.try_clone()?))).collect()
     }
 
     /// Stops accepting and asks every connection to end.
@@ -160,7 +167,7 @@ impl Listeners {
     /// The same; these listeners are another process's now.
     pub fn leave(&mut self, handed_over: &[Listen]) {
         for (listen, listening) in &mut self.open {
-            listening.socket = None;
+            listening.sockets.clear();
             let phase = if handed_over.contains(listen) { Phase::HandedOver } else { Phase::Draining };
             listening.phase.send_replace(phase);
         }
@@ -175,87 +182,19 @@ impl Listeners {
     }
 }
 
-impl Bound {
-    fn address(&self) -> Option<Listen> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok().map(Listen::Tcp),
-            Self::Unix(_) => None,
+impl Listening {
+    /// Takes over what changed of a listener that stays open.
+    fn change(&self, listener: &Listener) {
+        let old = self.settings.load();
+        if **old == *listener {
+            return;
         }
-    }
-
-    fn copy(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
-            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        if let (Listen::Unix(path), Some(mode)) = (&listener.address, listener.mode.filter(|mode| old.mode != Some(*mode)))
+            && let Err(error) = set_mode(path, mode)
+        {
+            tracing::warn!(target: "wicketgate::accept", %error, listen = %listener, "the permissions of the socket could not be changed");
         }
-    }
-
-    async fn accept(&self) -> io::Result<(Raw, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| (Raw::Tcp(stream), Some(peer))),
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Raw::Unix(stream), None)),
-        }
-    }
-
-    /// Closes the listener, and gives what the kernel had accepted for it: clients that connected when it was open.
-    fn close(self) -> io::Result<Vec<(Raw, Option<SocketAddr>)>> {
-        let mut waiting = Vec::new();
-        match self {
-            Self::Tcp(listener) => {
-                let listener = listener.into_std()?;
-                for (stream, peer) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
-                    stream.set_nonblocking(true)?;
-                    waiting.push((Raw::Tcp(TcpStream::from_std(stream)?), Some(peer)));
-                }
-            }
-            Self::Unix(listener) => {
-                let listener = listener.into_std()?;
-                // The file outlives its listener, and would be in the way of the next one.
-                if let Some(path) = listener.local_addr()?.as_pathname() {
-                    let _ = std::fs::remove_file(path);
-                }
-                for (stream, _) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
-                    stream.set_nonblocking(true)?;
-                    waiting.push((Raw::Unix(UnixStream::from_std(stream)?), None));
-                }
-            }
-        }
-        Ok(waiting)
-    }
-}
-
-enum Raw {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-/// Goes on with a socket that another process bound. It is shared with that one, and does not block there either.
-fn adopt(listen: &Listen, socket: OwnedFd) -> io::Result<Bound> {
-    match listen {
-        Listen::Tcp(_) => TcpListener::from_std(std::net::TcpListener::from(socket)).map(Bound::Tcp),
-        Listen::Unix(_) => UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).map(Bound::Unix),
-    }
-}
-
-fn bind(listen: &Listen) -> io::Result<Bound> {
-    match listen {
-        Listen::Tcp(address) => {
-            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-            socket.set_reuse_address(true)?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&(*address).into())?;
-            socket.listen(BACKLOG)?;
-            TcpListener::from_std(socket.into()).map(Bound::Tcp)
-        }
-        Listen::Unix(path) => {
-            // A socket that nobody listens on is left over from a process that was killed.
-            let left_over = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-                && std::os::unix::net::UnixStream::connect(path).is_err();
-            if left_over {
-                std::fs::remove_file(path)?;
-            }
-            UnixListener::bind(path).map(Bound::Unix)
-        }
+        self.settings.store(Arc::new(listener.clone()));
     }
 }
 
@@ -263,7 +202,8 @@ fn bind(listen: &Listen) -> io::Result<Bound> {
 struct Accepting {
     gate: Arc<Gate>,
     room: Arc<Semaphore>,
-    tls: Arc<ArcSwapOption<ServerConfig>>,
+    settings: Arc<ArcSwap<Listener>>,
+    tls: Arc<ArcSwapOption<Tls>>,
     /// The last to go: what it accepted is counted by then.
     busy: Busy,
     phase: watch::Receiver<Phase>,
@@ -313,32 +253,17 @@ impl Accepting {
     }
 
     fn start(&mut self, stream: Raw, peer: Option<SocketAddr>, room: OwnedSemaphorePermit) {
-        let (gate, phase, tls) = (self.gate.clone(), self.phase.clone(), self.tls.load_full());
+        let (gate, phase) = (self.gate.clone(), self.phase.clone());
+        let settings = Settings { listener: self.settings.load_full(), tls: self.tls.clone() };
         let counted = Counted::new(&self.busy.0, gate.clone());
         tokio::spawn(async move {
-            let snapshot = gate.snapshot();
-            // Before the handshake, which costs more than anything that such a client may cause.
-            let Ok(address) = gate.addresses.enter(&snapshot.policy, peer.map(|peer| peer.ip())) else {
-                return gate.observer.metrics.limits.count(Limit::ConnectionsPerAddress);
-            };
-            let held = Arc::new(Held { _room: room, _counted: counted, _address: address });
-            let header_timeout = snapshot.policy.timeouts.header;
-            drop(snapshot);
-            let (stream, over_tls) = match (stream, tls) {
-                (Raw::Unix(stream), _) => (Ok(Stream::Unix(stream)), false),
-                (Raw::Tcp(stream), tls) => {
-                    let _ = stream.set_nodelay(true);
-                    match tls {
-                        None => (Ok(Stream::Tcp(stream)), false),
-                        Some(config) => (handshake(TlsAcceptor::from(config), stream, header_timeout).await, true),
-                    }
-                }
-            };
-            let peer = Peer { address: peer.map(|peer| peer.ip().to_canonical()), tls: over_tls, facts: None, held };
-            match stream {
-                Ok(stream) => serve(gate, Accepted { stream, peer, phase }).await,
-                Err(error) => tracing::debug!(target: "wicketgate::tls", %error, "no TLS handshake"),
-            }
+            // Its place among those of its address is taken before the handshake, which costs more than anything else that a
+            // client may cause so cheaply.
+            let Some(opened) = settings.open(&gate, stream, peer).await else { return };
+            let held = Arc::new(Held { _room: room, _counted: counted, _address: opened.place });
+            let Listener { protocol, redirect_to_https, .. } = *settings.listener;
+            let peer = Peer { address: opened.address, tls: opened.tls, shown: opened.shown, redirect_to_https, facts: None, held };
+            serve(gate, Accepted { stream: opened.stream, peer, phase, protocol }).await;
         });
     }
 }

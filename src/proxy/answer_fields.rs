@@ -1,7 +1,7 @@
 //! Step 13. What the answers of a place bear whoever made them: the operator's header changes, and which pages may read
 //! them.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response};
 
 use super::body::ResponseBody;
 use super::location::{Hosts, lead_back};
@@ -48,17 +48,24 @@ impl<'p> AnswerFields<'p> {
         response
     }
 
-    /// On an answer of the upstream's.
+    /// On an answer with which a tunnel begins: the CORS protocol ends where a WebSocket begins.
+    pub fn on_tunnels(&self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+        if let Some(rewriting) = self.rewriting {
+            rewriting.response.apply(response.headers_mut());
+        }
+        response
+    }
+
+    /// On any other answer of the upstream's.
     pub fn on_upstreams(&self, mut response: Response<ResponseBody>, screened: &Screened) -> Response<ResponseBody> {
-        let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         if let (Some(rewriting), Some(service)) = (self.rewriting, self.service) {
-            let hosts = Hosts { client: &screened.authority, upstream: service.upstream.base.authority() };
+            let upstream = &service.upstream;
+            let hosts = Hosts { client: &screened.authority, upstream: upstream.base.authority(), endpoints: &upstream.endpoints };
             lead_back(rewriting, &hosts, headers);
             rewriting.response.apply(headers);
         }
-        // The CORS protocol ends where a WebSocket begins.
-        if let Some(cors) = self.cors.filter(|_| !tunnel) {
+        if let Some(cors) = self.cors {
             cors.mark(self.origin.as_ref(), headers);
         }
         response

@@ -4,8 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,61 +28,14 @@ use crate::clock;
 use crate::observe::{CLIENT_GONE, Limit, Outcome, Record};
 use crate::policy::fold;
 
+pub use super::progress::BodyProgress;
+
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a body broke off, for the sides that only see an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.row().title)]
 pub struct BodyError(pub Failure);
-
-/// How far a request's body has come: what the wait for an answer must know.
-#[derive(Debug, Default)]
-pub struct BodyProgress {
-    /// Whether its client may be silent for as long as it wants: that of a gRPC call, whose messages come when there are any.
-    unhurried: bool,
-    frames: AtomicU64,
-    looks: AtomicU64,
-    finished: AtomicBool,
-    answered: AtomicBool,
-    failure: Mutex<Option<Failure>>,
-}
-
-impl BodyProgress {
-    pub fn of(unhurried: bool) -> Self {
-        Self { unhurried, ..Self::default() }
-    }
-
-    /// What differs from the look before as long as the wait for an answer has not begun: while the body moves, and while an
-    /// unhurried one is open.
-    pub fn frames(&self) -> u64 {
-        let open = self.unhurried && !self.is_finished();
-        let looks = if open { self.looks.fetch_add(1, Ordering::Relaxed) + 1 } else { self.looks.load(Ordering::Relaxed) };
-        self.moved() + looks
-    }
-
-    /// How many frames have come.
-    pub fn moved(&self) -> u64 {
-        self.frames.load(Ordering::Relaxed)
-    }
-
-    pub fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Relaxed)
-    }
-
-    /// The service has begun to answer: what follows of the body is a conversation, and whoever has nothing to say is not slow.
-    pub fn note_answer(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-    }
-
-    pub fn failure(&self) -> Option<Failure> {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fail(&self, failure: Failure) -> BodyError {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-        BodyError(failure)
-    }
-}
 
 /// A request's body on its way to the upstream.
 pub struct RequestBody {
@@ -110,7 +62,7 @@ enum RequestSource {
 
 impl RequestBody {
     pub fn new(inner: Incoming, snapshot: Arc<Snapshot>, nominated: Vec<String>, progress: Arc<BodyProgress>) -> Self {
-        progress.finished.store(inner.is_end_stream(), Ordering::Relaxed);
+        progress.note_finished(inner.is_end_stream());
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
         let (inner, snapshot) = (RequestSource::Client(inner), Some(snapshot));
@@ -127,7 +79,7 @@ impl RequestBody {
     /// Whether the client sends too little while it is waited for.
     fn trickles(&mut self, bytes: usize) -> bool {
         let Some(least) = self.least else { return false };
-        if self.progress.answered.load(Ordering::Relaxed) {
+        if self.progress.is_answered() {
             self.least = None;
             return false;
         }
@@ -160,14 +112,14 @@ impl RequestBody {
     }
 
     fn finish(&self) {
-        self.progress.finished.store(true, Ordering::Relaxed);
+        self.progress.note_finished(true);
         if let Some(kept) = &self.kept {
             kept.end();
         }
     }
 
     fn watch_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.progress.unhurried {
+        if self.progress.is_unhurried() {
             return Poll::Pending;
         }
         if self.least.is_some() {
@@ -190,7 +142,7 @@ impl Body for RequestBody {
         let this = self.get_mut();
         let frame = match &mut this.inner {
             RequestSource::Kept(replay) => {
-                this.progress.frames.fetch_add(1, Ordering::Relaxed);
+                this.progress.note_frame();
                 return Poll::Ready(replay.next().map(Ok));
             }
             RequestSource::Client(inner) => match Pin::new(inner).poll_frame(cx) {
@@ -199,7 +151,7 @@ impl Body for RequestBody {
             },
         };
         this.stalled = None;
-        this.progress.frames.fetch_add(1, Ordering::Relaxed);
+        this.progress.note_frame();
         Poll::Ready(match frame {
             None => {
                 this.finish();

@@ -1,4 +1,4 @@
-//! Step 2. One client connection: TLS if asked for, then HTTP/1.1 or HTTP/2, told apart by our own bounded look at the
+//! Step 2. One client connection: HTTP/1.1 or HTTP/2, told apart by our own bounded look at the
 //! first bytes, until it ends or the gate drains.
 
 use std::convert::Infallible;
@@ -17,9 +17,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use super::body::{OpenRequest, ResponseBody};
 use super::broken::{count, count_error};
@@ -32,7 +30,7 @@ use super::stream::{Framing, GuardedStream, Patience, Stream, StreamFacts};
 use super::taking::{PIECE_BYTES_MAX, StreamTasks, Taking};
 use crate::clock;
 use crate::observe::Limit;
-use crate::policy::Policy;
+use crate::policy::{Policy, Spoken};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -54,6 +52,7 @@ pub struct Accepted {
     pub stream: Stream,
     pub peer: Peer,
     pub phase: watch::Receiver<Phase>,
+    pub protocol: Spoken,
 }
 
 /// What a tunnel takes along of the connection that it was opened on.
@@ -64,21 +63,13 @@ pub struct Berth {
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Does the TLS handshake of an accepted TCP stream, in bounded time.
-pub async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, timeout: Duration) -> io::Result<Stream> {
-    match tokio::time::timeout(timeout, acceptor.accept(stream)).await {
-        Ok(stream) => stream.map(|stream| Stream::Tls(Box::new(stream))),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
-
 /// Serves a connection to its end.
 pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     let snapshot = gate.snapshot();
     let policy = &snapshot.policy;
-    let Accepted { mut stream, peer, mut phase } = accepted;
+    let Accepted { mut stream, peer, mut phase, protocol } = accepted;
     let lifetime = Lifetime::begin(policy);
-    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase));
+    let look = tokio::time::timeout(policy.timeouts.header, first_bytes(&mut stream, &mut phase, protocol));
     let (prefix, http2) = match look.await {
         Ok(Ok(seen)) => seen,
         Ok(Err(_)) => return,
@@ -107,12 +98,13 @@ fn patience(gate: &Gate, policy: &Arc<Policy>) -> Patience {
     Patience { policy: policy.clone(), observer: gate.observer.clone() }
 }
 
-/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS has
-/// told. A connection on which nothing is asked ends soon after the gate began to drain.
-async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>) -> io::Result<(Vec<u8>, bool)> {
-    let told = match stream {
-        Stream::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
-        Stream::Tcp(_) | Stream::Unix(_) => None,
+/// Reads as much as tells HTTP/2 from HTTP/1: up to the preface's length, fewer when a byte already differs or TLS
+/// or the listener has told. A connection on which nothing is asked ends soon after the gate began to drain.
+async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>, protocol: Spoken) -> io::Result<(Vec<u8>, bool)> {
+    let told = match protocol {
+        Spoken::Auto => stream.agreed_protocol().map(|protocol| protocol == b"h2"),
+        Spoken::Http1 => Some(false),
+        Spoken::Http2 => Some(true),
     };
     let mut seen = Vec::with_capacity(PREFACE.len());
     while seen.len() < PREFACE.len() {
@@ -166,17 +158,24 @@ async fn serve_http1(
         tokio::select! {
             // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
             biased;
-            outcome = &mut connection => return outcome,
+            outcome = &mut connection => {
+                outcome?;
+                linger(connection.into_parts(), &facts).await;
+                return Ok(());
+            }
             () = draining(&mut phase) => {
                 // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
                 leaving.store(true, Ordering::Relaxed);
                 tokio::select! {
                     biased;
-                    outcome = &mut connection => return outcome,
-                    () = idle(&open, &begun, DRAIN_GRACE) => {}
+                    outcome = &mut connection => outcome?,
+                    () = idle(&open, &begun, DRAIN_GRACE) => {
+                        Pin::new(&mut connection).graceful_shutdown();
+                        (&mut connection).await?;
+                    }
                 }
-                Pin::new(&mut connection).graceful_shutdown();
-                return connection.await;
+                linger(connection.into_parts(), &facts).await;
+                return Ok(());
             }
             () = quiet(&open, &begun, &facts, rest_after) => {}
         }
@@ -207,6 +206,25 @@ async fn serve_http1(
             }
         }
     }
+}
+
+/// Reads a little of what a refused client still sends of its body, behind our half-close (RFC 9112 §9.6). Closing at once
+/// would reset the connection, and many a client that is still writing then loses the answer.
+async fn linger<S>(parts: Option<Parts<TokioIo<GuardedStream>, S>>, facts: &StreamFacts) {
+    const LEFT_BYTES_MAX: usize = 256 << 10;
+    const LEFT_TIME_MAX: Duration = Duration::from_secs(1);
+    let Some(Parts { io, .. }) = parts.filter(|_| facts.has_body_left()) else { return };
+    let (mut stream, _) = io.into_inner().into_parts();
+    let read = async {
+        let (mut part, mut left) = (vec![0; 8 << 10], LEFT_BYTES_MAX);
+        while left > 0 {
+            match stream.read(&mut part).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LEFT_TIME_MAX, read).await;
 }
 
 fn http1_builder(policy: &Policy) -> http1::Builder {
@@ -252,6 +270,7 @@ async fn serve_http2(
         () = draining(&mut phase) => {}
         () = idle(&open, &begun, policy.timeouts.idle) => {}
         () = over(gate, lifetime.as_deref()) => {}
+        () = certificate_lost(&peer) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -280,6 +299,14 @@ async fn stuck(open: &AtomicUsize, begun: &AtomicUsize, written: &AtomicU64, lim
 async fn over(gate: &Gate, lifetime: Option<&Lifetime>) {
     match lifetime {
         Some(lifetime) => gate.observer.metrics.limits.count(lifetime.over().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when the client's certificate was found to count no more.
+async fn certificate_lost(peer: &Peer) {
+    match &peer.shown {
+        Some(shown) => shown.lost().await,
         None => std::future::pending().await,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use super::body::BoxError;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::grpc::{self, CallTime};
+use super::grpc_frames::{Messages, WebFrames};
 use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;
@@ -112,6 +113,8 @@ enum Manner {
     Events,
     /// Between two messages, with trailers.
     Grpc(Messages),
+    /// The same, with trailers that are the body's last message.
+    GrpcWeb(WebFrames),
     /// Never in good order: what a gRPC call got that is none. It is cut.
     Other,
 }
@@ -148,7 +151,8 @@ pub struct StreamBody {
     manner: Manner,
     ended: Option<Ended>,
     cut: Option<Pin<Box<Sleep>>>,
-    trailers: Option<HeaderMap>,
+    /// What the gate says behind it.
+    last: Option<Frame<Bytes>>,
 }
 
 /// Whether an answer is a stream of events or of gRPC messages, which may go on for as long as its service likes.
@@ -159,6 +163,7 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
 }
 
 /// A body that streams, by its type, and every answer to a gRPC call; none else, which is not cut in the middle.
+#[allow(clippy::result_large_err, reason = "no error, but the body itself, which goes on either way")]
 pub fn stream_of(
     headers: &HeaderMap,
     body: UpstreamBody,
@@ -167,11 +172,14 @@ pub fn stream_of(
 ) -> Result<Box<StreamBody>, UpstreamBody> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let web = WebFrames::of(essence).map(Manner::GrpcWeb);
     let manner = match () {
         () if grpc::is_grpc(headers) => Manner::Grpc(Messages::default()),
         () if essence.eq_ignore_ascii_case("text/event-stream") => Manner::Events,
-        () if call.is_some() => Manner::Other,
-        () => return Err(body),
+        () => match web.or(call.is_some().then_some(Manner::Other)) {
+            Some(manner) => manner,
+            None => return Err(body),
+        },
     };
     let watch = watch.filter(|_| !matches!(manner, Manner::Other));
     let closing = Box::pin(async move {
@@ -180,7 +188,7 @@ pub fn stream_of(
         }
     });
     let watch: Option<Pin<Box<dyn Future<Output = Reason> + Send>>> = watch.map(|watch| Box::pin(watch.end()) as _);
-    Ok(Box::new(StreamBody { inner: Some(body), watch, call, closing, manner, ended: None, cut: None, trailers: None }))
+    Ok(Box::new(StreamBody { inner: Some(body), watch, call, closing, manner, ended: None, cut: None, last: None }))
 }
 
 impl StreamBody {
@@ -200,9 +208,7 @@ impl StreamBody {
         if self.ended.is_some() && self.may_end() {
             self.end();
         }
-        let Some(inner) = &mut self.inner else {
-            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
-        };
+        let Some(inner) = &mut self.inner else { return Poll::Ready(self.last.take().map(Ok)) };
         let frame = Pin::new(inner).poll_frame(cx).map_err(BoxError::from);
         let Poll::Ready(mut frame) = frame else {
             return match self.cut.as_mut().map(|cut| cut.as_mut().poll(cx)) {
@@ -222,12 +228,15 @@ impl StreamBody {
             let slow = error.is::<AnswerStopped>();
             return self.broke_off(if slow { Failure::UpstreamSlow } else { Failure::UpstreamBroken });
         }
-        if let (Some(Ok(frame)), Manner::Grpc(messages)) = (&mut frame, &mut self.manner)
+        if let Some(Ok(frame)) = &mut frame
             && let Some(data) = frame.data_mut()
         {
-            match self.ended {
-                None => messages.pass(data),
-                Some(_) => data.truncate(messages.pass_to_boundary(data)),
+            match (&mut self.manner, self.ended) {
+                (Manner::Grpc(messages), None) => messages.pass(data),
+                (Manner::Grpc(messages), Some(_)) => data.truncate(messages.pass_to_boundary(data)),
+                (Manner::GrpcWeb(frames), None) => frames.pass(data),
+                (Manner::GrpcWeb(frames), Some(_)) => data.truncate(frames.pass_to_boundary(data)),
+                (Manner::Events | Manner::Other, _) => {}
             }
         }
         Poll::Ready(frame)
@@ -255,116 +264,37 @@ impl StreamBody {
         let failure = self.call.as_ref().and_then(CallTime::failure).unwrap_or(upstream);
         self.ended = Some(Ended::by(failure));
         self.end();
-        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+        Poll::Ready(self.last.take().map(Ok))
     }
 
     fn may_end(&self) -> bool {
         match &self.manner {
             Manner::Events => true,
             Manner::Grpc(messages) => messages.is_between(),
+            Manner::GrpcWeb(frames) => frames.is_between(),
             Manner::Other => false,
         }
     }
 
     /// Lets the service go, and says why to who can hear it.
     fn end(&mut self) {
-        if self.inner.take().is_some()
-            && let (Manner::Grpc(_), Some(ended)) = (&self.manner, self.ended)
-        {
-            self.trailers = Some(grpc::trailers(ended.status, ended.message));
-        }
+        let (Some(_), Some(ended)) = (self.inner.take(), self.ended) else { return };
+        let trailers = || grpc::trailers(ended.status, ended.message);
+        self.last = match &self.manner {
+            Manner::Grpc(_) => Some(Frame::trailers(trailers())),
+            Manner::GrpcWeb(frames) => Some(Frame::data(frames.trailers(&trailers()))),
+            Manner::Events | Manner::Other => None,
+        };
     }
 
     pub fn is_end_stream(&self) -> bool {
         match &self.inner {
             Some(inner) => inner.is_end_stream(),
-            None => self.trailers.is_none(),
+            None => self.last.is_none(),
         }
     }
 
     pub fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-/// Where the messages of a gRPC stream begin and end: a byte, four of length, and as many.
-#[derive(Debug, Default)]
-struct Messages {
-    head: Vec<u8>,
-    left: u64,
-}
-
-const MESSAGE_HEAD_BYTES: usize = 5;
-
-impl Messages {
-    fn is_between(&self) -> bool {
-        self.head.is_empty() && self.left == 0
-    }
-
-    fn pass(&mut self, mut data: &[u8]) {
-        while !data.is_empty() {
-            let count = self.pass_to_boundary(data);
-            data.advance(count);
-        }
-    }
-
-    /// Passes bytes up to the next place between two messages, or all; how many these are.
-    fn pass_to_boundary(&mut self, data: &[u8]) -> usize {
-        let mut passed = 0;
-        while passed < data.len() {
-            if self.left == 0 {
-                let wanted = (MESSAGE_HEAD_BYTES - self.head.len()).min(data.len() - passed);
-                self.head.extend_from_slice(&data[passed..passed + wanted]);
-                passed += wanted;
-                if let [_, a, b, c, d] = self.head[..] {
-                    self.left = u32::from_be_bytes([a, b, c, d]).into();
-                    self.head.clear();
-                }
-            } else {
-                let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len() - passed);
-                self.left -= part as u64;
-                passed += part;
-            }
-            if self.is_between() {
-                break;
-            }
-        }
-        passed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_grpc_stream_ends_between_two_messages_however_its_bytes_arrive() {
-        let mut bytes = Vec::new();
-        let mut ends = Vec::new();
-        for length in [0_u32, 1, 300, 5] {
-            bytes.push(0);
-            bytes.extend_from_slice(&length.to_be_bytes());
-            bytes.extend(std::iter::repeat_n(7, length as usize));
-            ends.push(bytes.len());
-        }
-        for step in [1, 2, 3, 4, 5, 7, 100, bytes.len()] {
-            let (mut messages, mut found, mut at) = (Messages::default(), Vec::new(), 0);
-            for mut part in bytes.chunks(step) {
-                while !part.is_empty() {
-                    let count = messages.pass_to_boundary(part);
-                    at += count;
-                    part.advance(count);
-                    if messages.is_between() {
-                        found.push(at);
-                    }
-                }
-            }
-            assert_eq!(found, ends, "{step}");
-        }
-        let mut messages = Messages::default();
-        messages.pass(&bytes[..7]);
-        assert!(!messages.is_between());
-        messages.pass(&bytes[7..]);
-        assert!(messages.is_between());
+        self.inner.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }

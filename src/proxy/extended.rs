@@ -4,8 +4,8 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::header::{CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::ext::Protocol;
 
 const WEBSOCKET: &str = "websocket";
@@ -17,7 +17,18 @@ pub fn as_get<B>(request: &mut Request<B>) {
     let extended = *request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
     if extended && request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == WEBSOCKET) {
         *request.method_mut() = Method::GET;
+        // It has no content, and whoever says gRPC here would read our refusals as a 200, which opens a tunnel.
+        request.headers_mut().remove(CONTENT_TYPE);
     }
+}
+
+/// Marks an answer that opens a tunnel.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened;
+
+/// Whether a client would take an answer for an open tunnel, which it is not: any 2xx is one there, a document of the gate's own too.
+pub fn misleads<B>(response: &Response<B>) -> bool {
+    response.status().is_success() && response.extensions().get::<Opened>().is_none()
 }
 
 /// Whether a request was an extended CONNECT to WebSocket.

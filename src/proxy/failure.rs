@@ -26,6 +26,7 @@ pub enum Failure {
     Loop,
     Overloaded,
     GoingDown,
+    CertificateLost,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -63,7 +64,7 @@ const fn closing(status: StatusCode, code: &'static str, title: &'static str, cu
 }
 
 impl Failure {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::HostInvalid,
         Self::TargetInvalid,
         Self::TargetTooLong,
@@ -80,6 +81,7 @@ impl Failure {
         Self::Loop,
         Self::Overloaded,
         Self::GoingDown,
+        Self::CertificateLost,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -141,7 +143,7 @@ impl Failure {
             Self::ProtocolUnknown => row(
                 S::NOT_IMPLEMENTED,
                 "protocol_unknown",
-                "Extended CONNECT to a protocol other than WebSocket",
+                "Extended CONNECT to what is no WebSocket",
                 "send :protocol websocket (RFC 8441), or an ordinary request",
             ),
             Self::ExpectationUnknown => row(
@@ -180,6 +182,12 @@ impl Failure {
                 "going_down",
                 "The gate goes down, and the service has not answered in the time that was left",
                 "ask again, on a new connection",
+            ),
+            Self::CertificateLost => closing(
+                S::MISDIRECTED_REQUEST,
+                "certificate_lost",
+                "The client certificate of this connection counts no more",
+                "connect anew, with a certificate that is valid",
             ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
@@ -277,6 +285,7 @@ impl Failure {
             | Self::Loop
             | Self::Overloaded
             | Self::GoingDown
+            | Self::CertificateLost
             | Self::UpstreamRefused
             | Self::UpstreamSlow
             | Self::UpstreamBroken

@@ -15,6 +15,8 @@ const HEAD_BYTES: usize = 9;
 /// A client that gives room for each piece that it read, however small, says so twice: for the stream and the connection.
 const EXPLAINED_BY_FRAME: u64 = 2;
 const BYTES_EXPLAIN_ONE: u64 = 512;
+/// As much as half a gigabyte on its way explains.
+const EXPLAINED_KEPT_MAX: u64 = 1 << 20;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -123,14 +125,17 @@ impl FloodWatch {
         self.preface -= preface as u8;
         if self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= WINDOW) {
             self.begun = Some(now);
-            (self.resets, self.control, self.explained) = (0, 0, 0);
+            // What was sent just before is read just after.
+            self.explained = self.explained.saturating_sub(self.control).min(EXPLAINED_KEPT_MAX);
+            (self.resets, self.control) = (0, 0);
         }
         let (mut resets, mut control, mut last_stream) = (0, 0, self.last_stream);
         self.received.pass(&bytes[preface..], |frame| match frame.kind {
             DATA | PUSH_PROMISE | CONTINUATION => {}
             HEADERS => last_stream = last_stream.max(frame.stream),
             RST_STREAM => resets += 1,
-            SETTINGS | PING if frame.flags & ACK != 0 => {}
+            SETTINGS if frame.flags & ACK != 0 => {}
+            // PING with ACK, too: our own are few, and h2 takes those that answer nothing.
             _ => control += 1,
         });
         (self.resets, self.control, self.last_stream) = (self.resets + resets, self.control + control, last_stream);
@@ -188,9 +193,11 @@ mod tests {
 
     #[test]
     fn each_kind_of_frame_that_costs_nothing_is_a_flood_beyond_its_limit() {
-        for (kind, payload) in [(PING, 8), (SETTINGS, 0), (SETTINGS, 6), (2, 5), (WINDOW_UPDATE, 4), (7, 8), (0x42, 100)] {
+        let kinds =
+            [(PING, 0, 8), (PING, ACK, 8), (SETTINGS, 0, 0), (SETTINGS, 0, 6), (2, 0, 5), (WINDOW_UPDATE, 0, 4), (7, 0, 8), (0x42, 0, 100)];
+        for (kind, flags, payload) in kinds {
             let (mut watch, now) = opened();
-            let at = (1..100).find(|_| watch.received(&frame(kind, 0, 0, payload), now).is_some());
+            let at = (1..100).find(|_| watch.received(&frame(kind, flags, 0, payload), now).is_some());
             assert_eq!(at, Some(11), "{kind}");
         }
         let (mut watch, now) = opened();
@@ -199,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_our_own_frames_and_what_carries_something_are_no_flood() {
+    fn what_h2_refuses_by_itself_and_what_carries_something_is_no_flood() {
         let (mut watch, now) = opened();
-        for (kind, flags, payload) in [(PING, ACK, 8), (SETTINGS, ACK, 0), (DATA, 0, 1), (HEADERS, 4, 20), (CONTINUATION, 4, 20)] {
+        for (kind, flags, payload) in [(SETTINGS, ACK, 0), (DATA, 0, 1), (HEADERS, 4, 20), (CONTINUATION, 4, 20)] {
             assert!((0..100).all(|_| watch.received(&frame(kind, flags, 1, payload), now).is_none()), "{kind}");
         }
     }
@@ -217,6 +224,20 @@ mod tests {
         }
         watch.sent(&frame(DATA, 0, 1, 16 << 10));
         assert!((0..32).all(|_| watch.received(&frame(WINDOW_UPDATE, 0, 1, 4), now).is_none()));
+    }
+
+    #[test]
+    fn what_is_sent_before_the_count_begins_anew_explains_what_comes_after() {
+        let (mut watch, now) = opened();
+        watch.received(&frame(PING, 0, 0, 8), now);
+        for _ in 0..100 {
+            watch.sent(&frame(DATA, 0, 1, 4096));
+        }
+        let later = now + WINDOW;
+        assert!((0..1000).all(|_| watch.received(&frame(WINDOW_UPDATE, 0, 1, 4), later).is_none()));
+        let over = (0..20).find_map(|_| watch.received(&frame(WINDOW_UPDATE, 0, 1, 4), later));
+        assert_eq!(over, Some(Limit::Http2ControlFrames));
+        assert!((0..10).all(|_| watch.received(&frame(PING, 0, 0, 8), later + WINDOW).is_none()), "nothing is left, nothing is owed");
     }
 
     /// Or whoever sends PING after PING would earn the next with each answer.

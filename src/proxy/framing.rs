@@ -72,6 +72,11 @@ impl FramingTracker {
         matches!(self.state, State::Head(_)) && !self.is_inside_head() && self.heads.is_empty()
     }
 
+    /// Whether a body has begun and not ended.
+    pub fn is_inside_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::ChunkSize | State::Chunk(_) | State::Trailers)
+    }
+
     /// Whether a head has begun and not ended.
     pub fn is_inside_head(&self) -> bool {
         matches!(self.state, State::Head(head) if head.lines > 0 || !self.line.is_empty())

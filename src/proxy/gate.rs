@@ -110,12 +110,13 @@ impl Gate {
     /// Puts a new policy into force. Nothing changes when it cannot be.
     pub fn adopt(&self, policy: Policy) -> Result<(), String> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstreams = Upstreams::of(&policy, &self.upstreams.load(), &self.observer.metrics.upstreams)?;
         let askers = self.introspector.prepare(&policy)?;
         let office = self.registrar.prepare(&policy)?;
         let consents = self.consents.prepare(&policy)?;
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
+        // Late among what can fail: endpoints that stay take their new limits here.
+        let upstreams = Upstreams::of(&policy, &self.upstreams.load(), &self.observer.metrics.upstreams)?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
         self.consents.adopt(consents);

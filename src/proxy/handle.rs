@@ -27,13 +27,15 @@ use super::gate::Gate;
 use super::grpc::is_grpc;
 use super::limit::limit;
 use super::own;
+use super::redirect;
 use super::respond::{self, Asked};
 use super::rewrite::{self, X_REQUEST_ID};
 use super::screen::{Screened, screen};
 use super::stream::StreamFacts;
+use super::tls::{Shown, Standing};
 use super::upstream::Unanswered;
 use super::webhook;
-use crate::access::{Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
+use crate::access::{ClientCertificate, Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
 use crate::clock;
 use crate::keys::Checked;
 use crate::observe::{Outcome, Record};
@@ -44,10 +46,27 @@ pub struct Peer {
     /// `None` on a Unix socket.
     pub address: Option<IpAddr>,
     pub tls: bool,
+    /// The certificate that the client showed when it connected.
+    pub shown: Option<Arc<Shown>>,
+    /// The port to which requests are sent away.
+    pub redirect_to_https: Option<u16>,
     /// What the stream knows of each head; `None` for HTTP/2.
     pub facts: Option<Arc<StreamFacts>>,
     /// The connection's place among `limits.connections`: a tunnel keeps it when the connection has become one.
     pub held: Arc<Held>,
+}
+
+impl Peer {
+    /// The client's certificate, as far as it still counts.
+    fn certificate(&self) -> Result<Option<&ClientCertificate>, Failure> {
+        let Some(shown) = &self.shown else { return Ok(None) };
+        match shown.standing() {
+            Standing::Good => Ok(Some(&shown.certificate)),
+            Standing::Unasked => Ok(None),
+            // Another connection may show a better one (RFC 9110 §15.5.20).
+            Standing::Lost => Err(Failure::CertificateLost),
+        }
+    }
 }
 
 pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
@@ -56,6 +75,7 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>)
     let mut record = Record::begin(&gate.observer, id.clone(), request.method().clone(), request.uri().path(), request.version());
     record.peer = peer.address;
     let (version, grpc, asks_for_head) = (request.version(), is_grpc(request.headers()), request.method() == Method::HEAD);
+    let extended = extended::is_websocket(&request);
     // On the heap for as long as the request lasts: hyper keeps room for a handler as long as its connection is open.
     let work = Box::pin(serve(gate.clone(), peer, request, record));
     let mut response = caught(work, &Asked { request_id: &id, version, grpc }).await;
@@ -63,6 +83,9 @@ pub async fn handle(gate: Arc<Gate>, peer: Peer, mut request: Request<Incoming>)
     // request into a connection that is just closing.
     if gate.health.is_draining() && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if extended && extended::misleads(&response) {
+        return respond::failed(Failure::ProtocolUnknown, &Asked { request_id: &id, version, grpc });
     }
     if asks_for_head && version == Version::HTTP_2 {
         without_body(&mut response);
@@ -96,10 +119,15 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     let asked = Asked { request_id: &id, version, grpc };
     record.judge(&snapshot.policy);
     let facts = peer.facts.as_ref().map(|facts| facts.next_head());
-    let screened = match screen(&request, facts, &snapshot.policy, &gate.via) {
-        Ok(screened) => screened,
+    let screened = screen(&request, facts, &snapshot.policy, &gate.via);
+    let (screened, certificate) = match screened.and_then(|screened| Ok((screened, peer.certificate()?))) {
+        Ok(both) => both,
         Err(failure) => return finish_failed(failure, String::new(), &asked, record),
     };
+    if let Some(response) = redirect::answer(&request, &screened, &snapshot.policy, &peer, &asked, &mut record) {
+        leave_body(request);
+        return finish(response, record);
+    }
     let mut place = match gate.admission.enter(&snapshot.policy, &gate.observer.metrics).await {
         Ok(place) => place,
         Err((failure, detail)) => {
@@ -107,7 +135,10 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
             return finish_failed(failure, detail.to_owned(), &asked, record);
         }
     };
-    let mut response = serve_admitted(&gate, peer, request, (screened, &asked), record).await;
+    // What was changed while it waited for its place counts for it.
+    let snapshot = gate.snapshot();
+    record.judge(&snapshot.policy);
+    let mut response = serve_admitted(&gate, (snapshot, &peer), request, (screened, certificate, &asked), record).await;
     // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
     if is_stream(response.headers())
         && let Some(streams) = gate.admission.enter_tunnel(&gate.observer.metrics)
@@ -120,21 +151,18 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
 
 async fn serve_admitted(
     gate: &Arc<Gate>,
-    peer: Peer,
+    (snapshot, peer): (Arc<Snapshot>, &Peer),
     request: Request<Incoming>,
-    (screened, asked): (Screened, &Asked<'_>),
+    (screened, certificate, asked): (Screened, Option<&ClientCertificate>, &Asked<'_>),
     mut record: Record,
 ) -> Response<ResponseBody> {
-    // What was changed while it waited for its place counts for it.
-    let snapshot = gate.snapshot();
-    record.judge(&snapshot.policy);
     let method = request.method().clone();
-    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened).await;
+    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened, certificate).await;
     gate.note_client(&verdict);
     let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
         Ok(Verdict::Forward(permit)) => permit,
-        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, &asked, record),
+        Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
             return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
@@ -172,7 +200,7 @@ async fn serve_admitted(
         record.outcome = Outcome::Own;
         return finish(fields.on_own(respond::last_hop(asked)), record);
     }
-    match forward(gate, &snapshot, &peer, request, &screened, permit, &mut record).await {
+    match forward(gate, &snapshot, peer, request, &screened, permit, &mut record).await {
         Ok(Forwarded::Response(response)) => finish(limited.fields.on(fields.on_upstreams(response, &screened)), record),
         Ok(Forwarded::Tunnel(response, tunnel)) => {
             // Over HTTP/2, too, where the answer itself is a 200: what went on here is one thing.
@@ -180,7 +208,7 @@ async fn serve_admitted(
             record.reason = None;
             record.audit();
             tokio::spawn(tunnel.run(record));
-            fields.on_upstreams(response, &screened)
+            fields.on_tunnels(response)
         }
         Err(Unanswered { failure, detail, retry_after }) => {
             let mut response = finish(fields.on_own(respond::failed(failure, asked)), failed(failure, detail, record));
@@ -235,6 +263,7 @@ async fn decide_with_keys(
     mut snapshot: Arc<Snapshot>,
     request: &Request<Incoming>,
     screened: &Screened,
+    certificate: Option<&ClientCertificate>,
 ) -> (Arc<Snapshot>, Result<Verdict, Box<Refusal>>) {
     /// The first fetch may have begun before the key was there.
     const QUESTIONS_MAX: usize = 2;
@@ -247,6 +276,7 @@ async fn decide_with_keys(
         query: request.uri().query(),
         headers: request.headers(),
         websocket: screened.websocket,
+        certificate,
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
     if let Some((service, token)) = unasked_token(&verdict, &head) {

@@ -5,14 +5,24 @@ use http::header::{CONTENT_LOCATION, LOCATION, REFRESH, SET_COOKIE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::policy::Rewriting;
+use crate::policy::{EndpointAt, Rewriting};
 
 /// Under which names a request came and went.
 pub struct Hosts<'h> {
     /// The authority that the client asked.
     pub client: &'h str,
-    /// The upstream's own.
+    /// The upstream's own, that of its first endpoint.
     pub upstream: Option<&'h Authority>,
+    /// All that it may have gone to.
+    pub endpoints: &'h [EndpointAt],
+}
+
+impl Hosts<'_> {
+    /// What the upstream may call itself: as it was asked for, and as its endpoints are written.
+    fn of_upstream<'a>(&'a self, rewriting: &'a Rewriting) -> impl Iterator<Item = &'a str> {
+        let sent = rewriting.authority(self.upstream).map_or(self.client, Authority::as_str);
+        std::iter::once(sent).chain(self.upstream.map(Authority::as_str)).chain(self.endpoints.iter().map(|endpoint| &*endpoint.label))
+    }
 }
 
 /// Rewrites what the answer says of places, where the route's changes made it wrong.
@@ -91,8 +101,7 @@ fn same(one: &str, other: &str) -> bool {
 /// Whether this is the upstream's address or the host that it was asked for, or one with the port of the other: servers
 /// write the port that they listen on behind the name that they were called by.
 fn is_the_upstreams(rewriting: &Rewriting, hosts: &Hosts<'_>, authority: &str) -> bool {
-    let sent = rewriting.authority(hosts.upstream).map_or(hosts.client, Authority::as_str);
-    let known: Vec<_> = [Some(sent), hosts.upstream.map(Authority::as_str)].into_iter().flatten().filter_map(host_and_port).collect();
+    let known: Vec<_> = hosts.of_upstream(rewriting).filter_map(host_and_port).collect();
     let within = |(host, port)| known.iter().any(|known| known.0 == host) && known.iter().any(|known| known.1 == port);
     host_and_port(authority).is_some_and(within)
 }
@@ -138,15 +147,16 @@ fn is_only_the_upstreams(rewriting: &Rewriting, hosts: &Hosts<'_>, domain: &str)
         let host = host.to_ascii_lowercase();
         host == domain || host.strip_suffix(&domain).is_some_and(|below| below.ends_with('.'))
     };
-    let client = hosts.client.parse::<Authority>().is_ok_and(|client| within(client.host()));
-    let sent = rewriting.authority(hosts.upstream);
-    !domain.is_empty() && !client && sent.into_iter().chain(hosts.upstream).any(|authority| within(authority.host()))
+    let of = |text: &str| host_and_port(text).is_some_and(|(host, _)| within(&host));
+    !domain.is_empty() && !of(hosts.client) && hosts.of_upstream(rewriting).any(of)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{HostRewrite, PathRewrite};
+    use crate::policy::{At, HostRewrite, PathRewrite};
+    use proptest::prelude::*;
+    use url::Url;
 
     fn rewriting(strip: &str, add: &str, host: HostRewrite) -> Rewriting {
         let path = PathRewrite { strip: strip.to_owned(), add: add.to_owned() };
@@ -155,7 +165,10 @@ mod tests {
 
     fn led_back(rewriting: &Rewriting, name: HeaderName, text: &str) -> String {
         let upstream = Authority::from_static("10.0.0.7:3000");
-        let hosts = Hosts { client: "api.example", upstream: Some(&upstream) };
+        let other = "10.0.0.8:4000";
+        let at = At::Address(other.parse().unwrap());
+        let endpoints = [EndpointAt { label: other.into(), at, host: "10.0.0.8".to_owned(), weight: 1 }];
+        let hosts = Hosts { client: "api.example", upstream: Some(&upstream), endpoints: &endpoints };
         let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_str(text).unwrap())]);
         lead_back(rewriting, &hosts, &mut headers);
         headers[name].to_str().unwrap().to_owned()
@@ -175,6 +188,7 @@ mod tests {
             ("/api/v1", "/app", "http://legacy.internal/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "https://LEGACY.internal:443/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "http://10.0.0.7:3000/app/x?y", "/api/v1/x?y"),
+            ("/api/v1", "/app", "http://10.0.0.8:4000/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "//legacy.internal/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "http://legacy.internal:3000/app/x", "/api/v1/x"),
             ("/api/v1", "/app", "http://legacy.internal:8080/app/x", "http://legacy.internal:8080/app/x"),
@@ -250,6 +264,27 @@ mod tests {
         ];
         for (strip, add, text, expected) in table {
             assert_eq!(led_back(&rewriting(strip, add, named.clone()), SET_COOKIE, text), expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever a service is made to write: what the gate makes of it leads a browser to the client's own host.
+        #[test]
+        fn what_is_rewritten_leads_to_the_clients_host_alone(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "http:", "https:", "HTTP:", "//", "/", "\\", "@", ":", ":3000", ":80", "?", "#", ".", "..", "\t", " ", ";", "%2f", "/app", "app",
+                "legacy.internal", "10.0.0.7", "10.0.0.8:4000", "api.example", "evil.example", "[::1]", "url=", "x",
+            ]), 0..9),
+            (strip, add) in prop::sample::select(vec![("/api", ""), ("", "/app"), ("/api", "/app"), ("", "")]),
+        ) {
+            let text = pieces.concat();
+            prop_assume!(HeaderValue::from_str(&text).is_ok());
+            let rewriting = rewriting(strip, add, HostRewrite::Named(Authority::from_static("legacy.internal")));
+            let found = led_back(&rewriting, LOCATION, &text);
+            if found != text {
+                let there = Url::parse("https://api.example/api/here").unwrap().join(&found).unwrap();
+                prop_assert_eq!(there.host_str(), Some("api.example"), "{} became {}", text, found);
+            }
         }
     }
 

@@ -4,8 +4,10 @@ mod accept;
 mod addresses;
 mod admission;
 mod answer_fields;
+mod bind;
 mod body;
 mod broken;
+mod certificates;
 mod connection;
 mod ending;
 mod extended;
@@ -15,15 +17,21 @@ mod forward;
 mod framing;
 mod gate;
 mod grpc;
+mod grpc_frames;
 mod handle;
 mod inherited;
 mod kept;
 mod lifetime;
 mod limit;
 mod location;
+mod ocsp;
 mod opening;
 mod own;
 mod pace;
+mod preamble;
+mod progress;
+mod proxy_protocol;
+mod redirect;
 mod respond;
 mod rewrite;
 mod screen;
@@ -44,7 +52,7 @@ pub use upstream::check as check_upstreams;
 
 use crate::policy::Policy;
 
-/// Whether the policy's certificate and key can be used.
+/// Whether the policy's certificates and keys can be used.
 pub fn check_tls(policy: &Policy) -> Result<(), String> {
-    policy.tls.as_ref().map(tls::server_config).transpose().map(drop)
+    policy.tls.as_ref().map(tls::Tls::new).transpose().map(drop)
 }

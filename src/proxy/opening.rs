@@ -9,7 +9,7 @@ use super::admission::Place;
 use super::body::ResponseBody;
 use super::connection::Berth;
 use super::ending::Watch;
-use super::extended::{self, Key};
+use super::extended::{self, Key, Opened};
 use super::failure::Failure;
 use super::gate::Gate;
 use super::handle::Peer;
@@ -95,6 +95,7 @@ impl Opening {
         match self.key {
             Some(_) => {
                 parts.status = StatusCode::OK;
+                parts.extensions.insert(Opened);
                 parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
             }
             None => {

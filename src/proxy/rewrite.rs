@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::screen::{Screened, connection_options, nominated};
 use crate::access::{Offer, Permit};
-use crate::policy::{CheckedPath, Policy, Rewriting};
+use crate::policy::{CheckedPath, HostRewrite, Policy, Rewriting};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -21,6 +21,10 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Marks a request whose `Host` is that of the endpoint which it comes to go to.
+#[derive(Debug, Clone, Copy)]
+pub struct HostOfEndpoint;
 
 /// What the gate itself knows of a request's way.
 pub struct Way<'w> {
@@ -82,6 +86,9 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
     *upstream.method_mut() = request.method().clone();
     *upstream.uri_mut() = upstream_uri(&service.upstream.base, request.uri(), rewriting)?;
     *upstream.headers_mut() = headers;
+    if rewriting.host == HostRewrite::Upstream {
+        upstream.extensions_mut().insert(HostOfEndpoint);
+    }
     Some(upstream)
 }
 
@@ -195,7 +202,13 @@ fn forwarded_prefix(client: &HeaderMap, headers: &mut HeaderMap, rewriting: &Rew
 }
 
 fn is_trusted(policy: &Policy, way: &Way<'_>) -> bool {
-    way.peer.is_some_and(|peer| policy.trusted_proxies.iter().any(|net| net.contains(&peer)))
+    way.peer.is_some_and(|peer| policy.trusts(peer))
+}
+
+/// Whether a trusted proxy says that the client spoke TLS with it.
+pub fn said_https(client: &HeaderMap, policy: &Policy, peer: Option<IpAddr>) -> bool {
+    let said = client.get_all(&X_FORWARDED_PROTO).iter().next_back();
+    peer.is_some_and(|peer| policy.trusts(peer)) && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The lines of a list header as one (RFC 9110 §5.3).

@@ -25,6 +25,7 @@ pub enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+    TlsUnix(Box<TlsStream<UnixStream>>),
 }
 
 impl Stream {
@@ -34,14 +35,26 @@ impl Stream {
             Self::Tcp(stream) => stream.readable().await?,
             Self::Unix(stream) => stream.readable().await?,
             // TLS may hold bytes that the socket no longer has, so one is read.
-            Self::Tls(stream) => {
-                let mut byte = [0];
-                let count = stream.read(&mut byte).await?;
-                return Ok(byte[..count].to_vec());
-            }
+            Self::Tls(stream) => return one_byte(stream).await,
+            Self::TlsUnix(stream) => return one_byte(stream).await,
         }
         Ok(Vec::new())
     }
+
+    /// The protocol that was agreed upon in TLS.
+    pub fn agreed_protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::TlsUnix(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+}
+
+async fn one_byte(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut byte = [0];
+    let count = stream.read(&mut byte).await?;
+    Ok(byte[..count].to_vec())
 }
 
 macro_rules! on_each {
@@ -50,6 +63,7 @@ macro_rules! on_each {
             Stream::Tcp($stream) => $call,
             Stream::Tls($stream) => $call,
             Stream::Unix($stream) => $call,
+            Stream::TlsUnix($stream) => $call,
         }
     };
 }
@@ -74,6 +88,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::TlsUnix(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -110,6 +125,11 @@ impl StreamFacts {
     /// Whether nothing is left of any request, so that a new parser would begin where this one ended.
     pub fn may_rest(&self) -> bool {
         !self.restless.load(Ordering::Acquire) && self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_between_heads()
+    }
+
+    /// Whether the client has yet to send something of a body.
+    pub fn has_body_left(&self) -> bool {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).is_inside_body()
     }
 
     /// The parser in front of the stream is about to be put away: what it takes for the end is none.

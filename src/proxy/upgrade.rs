@@ -20,7 +20,9 @@ use super::upstream;
 use super::websocket::{CLOSE_CODE, Frames, GOING_AWAY, close_frame};
 use crate::observe::Record;
 
-const BUFFER_BYTES: usize = 16 << 10;
+/// What is read at once: most messages are small, and a tunnel at rest keeps its buffers.
+const BUFFER_BYTES: usize = 1 << 10;
+const BUFFER_BYTES_MAX: usize = 16 << 10;
 
 /// The two ends of a tunnel that is about to open.
 pub struct Tunnel {
@@ -143,6 +145,7 @@ async fn copy_up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unp
                 break;
             }
             moved.fetch_add(1, Ordering::Relaxed);
+            fit(&mut buffer, count);
         }
     };
     let over = tokio::select! {
@@ -205,9 +208,20 @@ async fn copy_down(
         }
         moved.fetch_add(1, Ordering::Relaxed);
         counter.fetch_add(part.len() as u64, Ordering::Relaxed);
+        let count = part.len();
+        fit(&mut buffer, count);
     }
     let _ = to.flush().await;
     let _ = to.shutdown().await;
+}
+
+/// Makes a buffer larger that was filled, and one small again that was not by far: what moved last tells what comes next.
+fn fit(buffer: &mut Vec<u8>, count: usize) {
+    if count == buffer.len() && count < BUFFER_BYTES_MAX {
+        buffer.resize(count * 4, 0);
+    } else if count < BUFFER_BYTES && buffer.len() > BUFFER_BYTES {
+        *buffer = vec![0; BUFFER_BYTES];
+    }
 }
 
 async fn idle(moved: &AtomicU64, limit: Duration) {

@@ -42,6 +42,12 @@ if [ -n "$complaints" ]; then
     printf '%s\n' "$complaints" >&2
     exit 1
 fi
+cp deploy/wicketgate.socket "$scratch"
+complaints=$(systemd-analyze verify --man=no --recursive-errors=no "$scratch/wicketgate.socket" 2>&1) || true
+if [ -n "$complaints" ]; then
+    printf '%s\n' "$complaints" >&2
+    exit 1
+fi
 # 14 of 100 when written (shown as 1.4): the network, and /proc/stat for the process metrics.
 systemd-analyze security --offline=true --threshold=20 --no-pager "$unit" >"$scratch/exposure" || {
     cat "$scratch/exposure" >&2

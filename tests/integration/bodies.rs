@@ -204,6 +204,27 @@ async fn trailers_of_a_response_pass_to_a_client_that_wants_them() {
     assert_eq!(upstream.only().one("te"), Some("trailers"));
 }
 
+/// RFC 9112 §9.6.
+#[tokio::test]
+async fn a_refused_client_that_is_still_sending_reads_its_answer_and_is_not_reset() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).start().await;
+    for framing in ["Transfer-Encoding: chunked", "Content-Length: 100000"] {
+        let mut client = Connection::open(gate.address()).await;
+        client.write(&gate.ask("PUT", "/forecast/oslo").header(framing).bytes("")).await;
+        assert_eq!(client.answer("PUT").await.status, 401, "{framing}");
+        assert!(client.is_closed().await, "{framing}");
+        // A closed socket would answer the first of these with a reset, and the next would fail.
+        for piece in 0..3 {
+            tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"5\r\nhello\r\n")
+                .await
+                .unwrap_or_else(|error| panic!("{piece}: {error}"));
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    assert!(upstream.received().is_empty());
+}
+
 /// hyper's client leaves it out unless a header says that there is one.
 #[tokio::test]
 async fn the_body_of_a_get_without_a_length_is_not_lost() {

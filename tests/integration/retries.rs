@@ -40,7 +40,7 @@ async fn an_endpoint_that_dies_under_load_loses_no_idempotent_request() {
     let any = Upstream::friendly().await;
     let gate = before(&issuer, &any, &[dies.url(), stays.url()], EVERYTHING).start().await;
     let clients: Vec<_> = (0..16).map(|_| tokio::spawn(ask_steadily(gate.address(), 100))).collect();
-    until("it is in the middle of it", || async { dies.taken() > 100 }).await;
+    until("it is in the middle of it", || async { dies.taken() > 100 && dies.at_work() > 2 }).await;
 
     let address = dies.kill().await;
     until("the other one has all", || async { stays.taken() > 600 }).await;
@@ -50,9 +50,7 @@ async fn an_endpoint_that_dies_under_load_loses_no_idempotent_request() {
         assert_eq!(client.await.unwrap(), vec![200; 100]);
     }
     let retries = gate.metric("wicketgate_upstream_retries_total{reason=\"reset\",service=\"weather\"}").await;
-    let all = gate.admin("/metrics").await.text();
-    let all: Vec<&str> = all.lines().filter(|line| line.starts_with("wicketgate_upstream")).collect();
-    assert!(retries >= Some(1.0), "it was killed while it was at nothing: {all:#?}");
+    assert!(retries >= Some(1.0), "it was killed while it was at nothing: {retries:?}");
     drop(back);
 }
 

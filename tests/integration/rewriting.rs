@@ -108,6 +108,30 @@ async fn the_host_is_the_clients_unless_the_operator_says_otherwise() {
 }
 
 #[tokio::test]
+async fn each_of_several_endpoints_is_asked_by_its_own_name() {
+    let issuer = issuer().await;
+    let redirect = |request: &Received| {
+        let host = request.one("host").unwrap().to_owned();
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/next\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    };
+    let (first, second) = (Upstream::answering_each(redirect).await, Upstream::answering_each(redirect).await);
+    let routes = "\n      GET /x: { access: public, rewrite: { host: upstream } }";
+    let several = format!("{{ endpoints: [{}, {}] }}", first.url(), second.url());
+    let gate = gate(&issuer, &first).routes(routes).upstream(&several).start().await;
+
+    for _ in 0..8 {
+        let answer = gate.get("/x").host(Some("api.weather.example")).send().await;
+        assert_eq!(answer.header("location").as_deref(), Some("/next"));
+    }
+
+    for upstream in [&first, &second] {
+        let received = upstream.received();
+        assert!(!received.is_empty());
+        assert!(received.iter().all(|request| request.one("host") == Some(&upstream.address().to_string())), "{received:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_set_or_removed_comes_from_no_client_in_no_spelling() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let lines = "    request_headers:

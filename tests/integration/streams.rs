@@ -152,6 +152,27 @@ async fn a_grpc_stream_ends_with_status_16_between_two_messages() {
 }
 
 #[tokio::test]
+async fn a_grpc_web_stream_ends_with_a_message_of_trailers() {
+    let (issuer, _upstream, mut calls, gate) = scene().await;
+    let mut client = Connection::open(gate.address()).await;
+    let ask = gate.ask("POST", "/grpc").token(&token(&issuer, "read:weather")).header("Content-Type: application/grpc-web+proto");
+    client.write(&ask.body("").bytes("")).await;
+    let mut call = calls.next().await;
+    call.read_until("\r\n\r\n").await;
+    let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc-web+proto\r\nTransfer-Encoding: chunked\r\n\r\n";
+    call.write(&[&head[..], &chunk(b"\0\0\0\0\x05he")].concat()).await;
+    client.read_until("he\r\n").await;
+
+    revoke(&gate, "alice").await;
+    told_to_end(&gate).await;
+    call.write(&chunk(b"llo\0\0\0\0\x01z")).await;
+
+    client.read_until("llo\r\n").await;
+    let last = client.read_until("0\r\n\r\n").await;
+    assert!(last.contains("grpc-status: 16\r\ngrpc-message: token_revoked\r\n") && !last.contains('z'), "{last:?}");
+}
+
+#[tokio::test]
 async fn a_route_may_keep_its_streams_and_a_body_that_is_no_stream_is_not_cut() {
     let (issuer, _upstream, mut calls, gate) = scene().await;
     let token = token(&issuer, "read:weather");

@@ -125,6 +125,14 @@ async fn no_other_protocol_and_no_plain_connect_opens_anything() {
         let answer = http2.connect(request(&gate, "/public/a", None), protocol).await.answer().await;
         assert_eq!((answer.status, answer.code().as_str()), (501, "protocol_unknown"), "{protocol}");
     }
+    // A document of the gate's own is no tunnel, and what says that it is gRPC is refused as any other.
+    let asked = request(&gate, "/.well-known/oauth-protected-resource", None);
+    let answer = http2.connect(asked, "websocket").await.answer().await;
+    assert_eq!((answer.status, answer.code().as_str()), (501, "protocol_unknown"));
+    let mut asked = request(&gate, "/ws", None);
+    asked.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let answer = http2.connect(asked, "websocket").await.answer().await;
+    assert_eq!((answer.status, answer.code().as_str()), (401, "token_missing"));
     let plain = Request::connect(gate.address().to_string()).body(()).unwrap();
     let answer = http2.begin(plain, false).await.answer().await;
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the gate against real peers: tests/peers/run.sh BINARY WORK_DIR
-# Needs Node 20 or newer and npm; installs curl and nginx when they are missing. Logs stay in WORK_DIR/logs.
+# Needs Node 20 or newer and npm; installs curl, nginx, openssl and systemd's tools when they are missing. Logs stay in WORK_DIR/logs.
 set -eu
 
 if [ $# -ne 2 ]; then
@@ -20,7 +20,7 @@ done
 
 PATH=$PATH:/usr/sbin
 missing=
-for tool in curl nginx; do
+for tool in curl nginx openssl systemd-socket-activate; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
@@ -29,6 +29,8 @@ if [ -n "$missing" ]; then
     case $missing in
         *nginx*) if apt-cache show nginx-light >/dev/null 2>&1; then missing=$(echo "$missing" | sed 's/nginx/nginx-light/'); fi ;;
     esac
+    # It is a part of systemd.
+    missing=$(echo "$missing" | sed 's/systemd-socket-activate/systemd/')
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
 fi

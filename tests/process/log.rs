@@ -282,3 +282,20 @@ async fn a_place_that_cannot_be_opened_keeps_the_gate_from_starting() {
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert!(ended.stderr.contains("audit: /nowhere/at/all: No such file"), "{ended:?}");
 }
+
+#[tokio::test]
+async fn a_line_says_which_endpoint_answered_and_how_often_it_was_tried() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gone = reserve();
+    let endpoints = format!("{{ endpoints: [http://{}, {}], ejection: {{ max_ejected: 0 }} }}", gone.address, upstream.url());
+    let process = Process::run(&gate(&issuer, &upstream).upstream(&endpoints).yaml()).await.ready().await;
+
+    for _ in 0..2 {
+        process.get("/public/page").send().await;
+    }
+
+    let lines = lines(&process, 2).await;
+    let there = json!(upstream.address().to_string());
+    assert_eq!((&lines[0]["endpoint"], &lines[0]["tries"], &lines[0]["status"]), (&there, &json!(2), &json!(200)));
+    assert_eq!((&lines[1]["endpoint"], &lines[1]["tries"]), (&there, &Value::Null));
+}

@@ -66,19 +66,31 @@ export async function open2(url, { token, headers = {}, options = {} } = {}) {
   return { head, stream, done: () => session.destroy() };
 }
 
-/** Sends the pieces one by one, and returns everything that comes back until the server ends. */
-export async function exchange({ stream, done }, pieces) {
-  const got = [];
+/** Sends the pieces one by one, and returns everything that comes back until the server ends. A `later` piece goes when an echo of
+ * all before it has come, told by a last message of ours. */
+export async function exchange({ stream, done }, pieces, { echoes = true } = {}) {
+  const LAST = 'all of it was echoed';
+  let got = Buffer.alloc(0);
   const timer = setTimeout(() => stream.destroy(new Error('no end')), PATIENCE_MS);
-  stream.on('data', (piece) => got.push(piece));
+  stream.on('data', (piece) => (got = Buffer.concat([got, piece]))).resume();
   // A server that fails a connection may reset it while we still send.
-  stream.on('error', (error) => error.message === 'no end' && got.push(Buffer.from('no end')));
+  stream.on('error', (error) => error.message === 'no end' && (got = Buffer.from('no end')));
   const ended = new Promise((resolve) => stream.once('end', resolve).once('close', resolve));
+  const send = async (bytes) => {
+    if (stream.writable && !stream.write(bytes)) await Promise.race([once(stream, 'drain'), ended]);
+  };
   for (const piece of pieces) {
-    if (stream.writable && !stream.write(piece)) await Promise.race([once(stream, 'drain'), ended]);
+    if (piece.later) {
+      // One message that is echoed compressed is over when its echo has begun.
+      if (echoes) await send(frame(1, LAST));
+      while (echoes ? !got.subarray(-LAST.length).equals(Buffer.from(LAST)) : got.length === 0) {
+        if ((await Promise.race([once(stream, 'data'), ended])) === undefined) break;
+      }
+    }
+    await send(piece.later ?? piece);
   }
   await ended;
   clearTimeout(timer);
   done();
-  return Buffer.concat(got);
+  return got;
 }

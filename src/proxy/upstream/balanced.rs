@@ -25,7 +25,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub struct Placed {
     pub endpoint: Arc<Endpoint>,
     /// By which it is told from the others: as the operator wrote it, with the address where a name has several.
-    pub name: String,
+    pub name: Arc<str>,
     pub weight: f64,
 }
 
@@ -71,7 +71,7 @@ impl From<(Failure, String)> for Unanswered {
 pub struct Tries {
     pub count: u32,
     /// The last one that was asked, where there are several.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Arc<str>>,
 }
 
 impl Balanced {
@@ -191,6 +191,12 @@ impl Balanced {
             if tries.count >= retries.attempts || late || patience.progress.failure().is_some() {
                 return answer;
             }
+            tried.push(choice.id);
+            // Whoever has no room is not asked at once again whether it has.
+            let full = answer.as_ref().is_err_and(|attempt| attempt.failure == Failure::UpstreamOverloaded);
+            if full && !self.roster().has_another(&tried, now) {
+                return answer;
+            }
             let (again, answer) = once_more(answer, why, copy.as_ref(), patience);
             let Some(again) = again else { return answer };
             if !self.roster().may_retry(now) {
@@ -198,7 +204,6 @@ impl Balanced {
                 return answer;
             }
             self.metrics.count_retry(&self.service, &why.to_string());
-            tried.push(choice.id);
             request = again;
         }
     }
@@ -296,6 +301,8 @@ fn reason(answer: &Result<Response<UpstreamBody>, Attempt>) -> Option<RetryOn> {
         Err(attempt) => attempt,
     };
     match attempt.failure {
+        // Another try would come to the same.
+        Failure::UpgradeUnavailable => None,
         _ if attempt.unreached => Some(RetryOn::Connect),
         _ if attempt.unsent => Some(RetryOn::Unsent),
         Failure::UpstreamSlow => Some(RetryOn::Timeout),

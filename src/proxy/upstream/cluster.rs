@@ -35,8 +35,8 @@ pub struct Cluster {
     /// For each endpoint that the operator named, what its name stands for at the moment.
     parts: Mutex<Vec<Vec<Member>>>,
     members: ArcSwap<Vec<Member>>,
-    /// Endpoints whose names were never resolved yet.
-    unresolved: watch::Sender<usize>,
+    /// For each endpoint, whether its name was asked for, if it has one.
+    asked: watch::Sender<Vec<bool>>,
     balanced: Arc<Balanced>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -56,14 +56,14 @@ impl Cluster {
         let tls = ClientTls::of(&settings).map_err(|error| format!("service {}: {error}", service.name))?;
         let known: Vec<Arc<Endpoint>> =
             before.map(|before| before.members.load().iter().map(|member| member.endpoint.clone()).collect()).unwrap_or_default();
-        let names = settings.endpoints.iter().filter(|endpoint| matches!(endpoint.at, At::Name(..))).count();
+        let asked = settings.endpoints.iter().map(|endpoint| !matches!(endpoint.at, At::Name(..))).collect();
         let cluster = Arc::new(Self {
             service: service.name.clone(),
             tls,
             metrics: metrics.clone(),
             parts: Mutex::new(vec![Vec::new(); settings.endpoints.len()]),
             members: ArcSwap::default(),
-            unresolved: watch::Sender::new(names),
+            asked: watch::Sender::new(asked),
             balanced: Balanced::new(
                 service.name.clone(),
                 settings.balancing.clone(),
@@ -85,7 +85,7 @@ impl Cluster {
                     let last = before.and_then(|before| before.addresses_of(endpoint));
                     if let Some(addresses) = last {
                         cluster.replace(part, &addresses, &known)?;
-                        cluster.unresolved.send_modify(|left| *left -= 1);
+                        cluster.was_asked(part);
                     }
                     let task = tokio::spawn(dns::follow(Arc::downgrade(&cluster), part)).abort_handle();
                     cluster.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
@@ -120,22 +120,16 @@ impl Cluster {
     /// A name has come to stand for these addresses. Endpoints that are gone finish what they have.
     pub(super) fn resolved(&self, part: usize, addresses: &[SocketAddr]) {
         let known: Vec<Arc<Endpoint>> = self.members.load().iter().map(|member| member.endpoint.clone()).collect();
-        let first = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(part).is_some_and(Vec::is_empty);
         if let Err(error) = self.replace(part, addresses, &known) {
             tracing::error!(target: "wicketgate::upstream", service = &*self.service, error, "an endpoint cannot be used");
         }
         self.place();
-        if first {
-            self.unresolved.send_modify(|left| *left = left.saturating_sub(1));
-        }
+        self.was_asked(part);
     }
 
-    /// A name could not be resolved, and nothing is known of it from before: nobody need wait any longer.
-    pub(super) fn unresolvable(&self, part: usize) {
-        let never = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(part).is_some_and(Vec::is_empty);
-        if never {
-            self.unresolved.send_modify(|left| *left = left.saturating_sub(1));
-        }
+    /// A name was asked for: nobody need wait for it any longer, whatever came of it.
+    pub(super) fn was_asked(&self, part: usize) {
+        self.asked.send_if_modified(|asked| asked.get_mut(part).is_some_and(|asked| !std::mem::replace(asked, true)));
     }
 
     fn addresses_of(&self, wanted: &EndpointAt) -> Option<Vec<SocketAddr>> {
@@ -192,8 +186,8 @@ impl Cluster {
         for (endpoint, members) in self.settings.endpoints.iter().zip(&*parts) {
             for member in members {
                 let name = match (&endpoint.at, &member.endpoint.key.address) {
-                    (At::Name(..), Address::Tcp(address)) => format!("{} ({address})", endpoint.label),
-                    _ => endpoint.label.to_string(),
+                    (At::Name(..), Address::Tcp(address)) => format!("{} ({address})", endpoint.label).into(),
+                    _ => endpoint.label.clone(),
                 };
                 let weight = f64::from(endpoint.weight) / members.len() as f64;
                 placed.push(Arc::new(Placed { endpoint: member.endpoint.clone(), name, weight }));
@@ -203,8 +197,12 @@ impl Cluster {
     }
 
     /// Follows nothing any more: another has taken over. Requests that still come are served.
-    pub fn retire(&self) {
+    pub fn retire(&self, next: Option<&Arc<Self>>) {
         self.balanced.retire();
+        let stay = next.map(|next| next.members()).unwrap_or_default();
+        for gone in self.members().iter().filter(|gone| !stay.iter().any(|stays| Arc::ptr_eq(&stays.endpoint, &gone.endpoint))) {
+            gone.endpoint.close();
+        }
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
@@ -232,9 +230,9 @@ impl Cluster {
 
     /// Waits until every name was asked for once.
     async fn names_known(&self, patience: Duration) {
-        if *self.unresolved.borrow() == 0 || !self.members.load().is_empty() {
+        if !self.members.load().is_empty() {
             return;
         }
-        let _ = timeout(patience, self.unresolved.subscribe().wait_for(|left| *left == 0)).await;
+        let _ = timeout(patience, self.asked.subscribe().wait_for(|asked| asked.iter().all(|asked| *asked))).await;
     }
 }

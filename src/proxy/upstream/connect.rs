@@ -49,6 +49,7 @@ pub enum Target {
 }
 
 /// A connection that was just made, and the future that moves it.
+#[allow(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 pub enum Connected {
     Http1(http1::SendRequest<Lent>, http1::Connection<TokioIo<Wire>, Lent>),
     Http2(http2::SendRequest<Lent>, http2::Connection<TokioIo<Wire>, Lent, TokioExecutor>),
@@ -165,4 +166,25 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_in_full_and_once() {
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let error = ConnectError::new("tls", &io::Error::new(io::ErrorKind::InvalidData, unknown));
+        assert_eq!((error.result, error.detail.as_str()), ("tls", "invalid peer certificate: UnknownIssuer"));
+    }
+
+    #[tokio::test]
+    async fn the_other_addresses_of_a_name_are_tried_when_the_first_refuses() {
+        let there = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let address = there.local_addr().unwrap();
+        assert_eq!(reach(nobody, &Arc::new(vec![nobody, address])).await.unwrap().peer_addr().unwrap(), address);
+        assert!(reach(nobody, &Arc::default()).await.is_err());
+    }
 }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -25,6 +25,7 @@ use crate::observe::EndpointMetrics;
 use crate::policy::{Protocol, UpstreamTls};
 use crate::proxy::body::{BodyProgress, RequestBody};
 use crate::proxy::failure::Failure;
+use crate::proxy::rewrite::HostOfEndpoint;
 
 /// What an endpoint is: two of one key are one, and keep their connections over a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,9 @@ pub struct Endpoint {
     pool: Arc<Pool>,
     in_flight: Arc<AtomicUsize>,
 }
+
+/// Connections that one request meets closed, at most.
+const TRIES_MAX: usize = 3;
 
 /// How long a request may take, and how its body comes along.
 pub struct Patience {
@@ -141,7 +145,12 @@ impl Endpoint {
             return Err(Attempt::unsent(Failure::UpgradeUnavailable, String::new(), request));
         }
         let (mut request, mut want) = (request, Want::Any);
-        loop {
+        if request.extensions().get::<HostOfEndpoint>().is_some()
+            && let Ok(own) = HeaderValue::try_from(self.key.authority())
+        {
+            request.headers_mut().insert(HOST, own);
+        }
+        for again in (0..TRIES_MAX).rev() {
             let mut lease = match self.lease(want, tunnel, patience).await {
                 Ok(lease) => lease,
                 Err(none) => {
@@ -156,13 +165,14 @@ impl Endpoint {
                     let (idle, deadline) = (patience.idle, patience.deadline);
                     return Ok(framed_once(response)?.map(|body| UpstreamBody::new(body, lease, flight, idle, deadline)));
                 }
-                // One that is closed makes it likely that the others of its age are.
-                Err(Attempt { unsent: true, request: Some(again), .. }) if reused && want == Want::Any => {
-                    (request, want) = (*again, Want::Fresh);
+                // One that is closed makes it likely that others of its age are.
+                Err(Attempt { unsent: true, request: Some(back), .. }) if reused && again > 0 => {
+                    (request, want) = (*back, Want::Fresh);
                 }
                 Err(attempt) => return Err(attempt),
             }
         }
+        Err(Attempt::unsent(Failure::UpstreamBroken, "every connection was closed".to_owned(), request))
     }
 
     async fn lease(&self, want: Want, tunnel: bool, patience: &Patience) -> Result<Lease, NoConnection> {
@@ -321,6 +331,13 @@ fn framed_once(response: Response<Incoming>) -> Result<Response<Incoming>, Attem
             let detail = "an answer with two lengths, or a coding other than chunked";
             Err(Attempt::sent(Failure::UpstreamBroken, detail.to_owned()))
         }
+    }
+}
+
+impl Endpoint {
+    /// Keeps no connections any more. Who still comes is served.
+    pub fn close(&self) {
+        self.pool.close();
     }
 }
 

@@ -49,7 +49,7 @@ impl Pool {
         self.connector.tls.as_ref().is_some_and(|(tls, _)| tls.usual.alpn_protocols.iter().any(|name| name == b"h2"))
     }
 
-    fn arc(&self) -> Result<Arc<Self>, NoConnection> {
+    pub(super) fn arc(&self) -> Result<Arc<Self>, NoConnection> {
         let gone = || NoConnection { failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
         self.me.upgrade().ok_or_else(gone)
     }
@@ -68,7 +68,7 @@ impl Pool {
         let bounds = self.bounds.load_full();
         loop {
             let wanted = self.locked(|state| {
-                state.waiting.retain(|waiter| !waiter.is_closed());
+                state.forget_who_left();
                 let wanted = state.waiting.len() > state.connecting * state.per_connection(&bounds.limits);
                 state.connecting += usize::from(wanted);
                 wanted
@@ -163,6 +163,7 @@ impl Pool {
     /// Tells a request that its connection was not made, unless others on the way are enough.
     fn fail_one(&self, error: &ConnectError, bounds: &Bounds) {
         let waiters = self.locked(|state| {
+            state.connecting -= 1;
             state.waiting.retain(|waiter| !waiter.is_closed());
             let per_connection = state.per_connection(&bounds.limits);
             let surplus = state.waiting.len().saturating_sub(state.connecting * per_connection).min(per_connection);
@@ -178,16 +179,19 @@ impl Pool {
 async fn make(place: Place, bounds: Arc<Bounds>) {
     let pool = place.0.clone();
     let made = pool.connect(false, &bounds).await;
-    pool.locked(|state| state.connecting -= 1);
     match made {
         Ok(connected) => match pool.drive(connected, Arc::new(place)) {
             Made::Http1(sender, place) => {
-                pool.locked(|state| state.http2 = false);
+                pool.locked(|state| {
+                    state.connecting -= 1;
+                    state.http2 = false;
+                });
                 // Dropped, a lease gives its connection back, once it is ready.
                 drop(pool.offer(Lease::new(Carrier::Http1(sender), place, pool.clone(), false)));
             }
             Made::Http2(shared) => {
                 let kept = pool.locked(|state| {
+                    state.connecting -= 1;
                     state.http2 = true;
                     state.shared.push(shared);
                     !state.closed || !state.waiting.is_empty()

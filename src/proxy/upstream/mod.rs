@@ -57,7 +57,7 @@ impl Upstreams {
     pub fn take_over(&self) {
         for (service, before) in &self.before {
             if !self.clusters.get(service).is_some_and(|now| Arc::ptr_eq(now, before)) {
-                before.retire();
+                before.retire(self.clusters.get(service));
             }
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::connect::Connector;
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
-use super::resting::{Idle, Place, Shared};
+use super::resting::{Idle, Place, Shared, sweep};
 use crate::clock;
 use crate::observe::EndpointMetrics;
 use crate::policy::{UpstreamBounds, UpstreamTimeouts};
@@ -50,7 +50,7 @@ pub(super) struct State {
     pub idle: Vec<Idle>,
     /// HTTP/2 connections.
     pub shared: Vec<Arc<Shared>>,
-    pub waiting: VecDeque<oneshot::Sender<Result<Lease, NoConnection>>>,
+    pub waiting: VecDeque<Waiter>,
     pub connecting: usize,
     /// Whether the last connection spoke HTTP/2, so that one is made for many requests.
     pub http2: bool,
@@ -62,6 +62,27 @@ pub(super) struct State {
 pub struct NoConnection {
     pub failure: Failure,
     pub detail: String,
+}
+
+/// A request that waits for a connection.
+pub(super) type Waiter = oneshot::Sender<Result<Lease, NoConnection>>;
+
+/// What became of a request that found no connection.
+enum Queued {
+    /// It found one after all.
+    Served(Lease),
+    Waits,
+    Full,
+}
+
+/// What becomes of a connection that is free.
+enum PutAway {
+    /// Whether somebody must look after those that are kept.
+    Kept {
+        sweep: bool,
+    },
+    NotKept(Idle),
+    Wanted(Waiter, Idle),
 }
 
 /// Which connection is wanted.
@@ -136,20 +157,16 @@ impl Pool {
         drop(dead);
     }
 
+    fn is_full(&self, limits: &UpstreamBounds) -> bool {
+        self.open.load(Ordering::Acquire) >= limits.connections
+    }
+
     /// A connection that is there, or `None`.
     pub fn take(&self, want: Want) -> Option<Lease> {
         let bounds = self.bounds.load();
-        let now = clock::instant_now();
         let me = self.me.upgrade()?;
         let mut dead: Dead = Default::default();
-        let lease = self.locked(|state| {
-            if want == Want::Fresh {
-                // Those at hand are of the same age as the one that was closed.
-                dead.0 = std::mem::take(&mut state.idle);
-                return None;
-            }
-            state.take(now, &bounds.limits, &me, &mut dead)
-        });
+        let lease = self.locked(|state| state.take_as(want, self.is_full(&bounds.limits), &bounds.limits, &me, &mut dead));
         self.bury(dead);
         lease
     }
@@ -161,21 +178,22 @@ impl Pool {
         }
         let bounds = self.bounds.load_full();
         let (sender, receiver) = oneshot::channel();
-        let queued = self.locked(|state| {
-            let per_connection = state.per_connection(&bounds.limits);
-            let hopeful = state.connecting * per_connection;
-            let room = bounds.limits.connections.saturating_sub(self.open.load(Ordering::Acquire)) * per_connection;
-            let ahead = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count();
-            if ahead >= hopeful + room && ahead - hopeful - room >= bounds.limits.pending {
-                return false;
-            }
-            state.waiting.push_back(sender);
-            true
+        let me = self.arc()?;
+        let mut dead: Dead = Default::default();
+        // What became free since it was looked for is seen under the lock under which the request begins to wait.
+        let queued = self.locked(|state| match state.take_as(want, self.is_full(&bounds.limits), &bounds.limits, &me, &mut dead) {
+            Some(lease) => Queued::Served(lease),
+            None => state.queue(sender, self.open.load(Ordering::Acquire), &bounds.limits),
         });
-        if !queued {
-            self.metrics.refused.inc();
-            let detail = format!("{} connections, and {} requests wait for one", bounds.limits.connections, bounds.limits.pending);
-            return Err(NoConnection { failure: Failure::UpstreamOverloaded, detail });
+        self.bury(dead);
+        match queued {
+            Queued::Served(lease) => return Ok(lease),
+            Queued::Waits => {}
+            Queued::Full => {
+                self.metrics.refused.inc();
+                let detail = format!("{} connections, and {} requests wait for one", bounds.limits.connections, bounds.limits.pending);
+                return Err(NoConnection { failure: Failure::UpstreamOverloaded, detail });
+            }
         }
         self.make_connections();
         let _waits = Waits::new(&self.metrics);
@@ -183,7 +201,7 @@ impl Pool {
             Ok(Ok(answer)) => answer,
             // The pool never drops a waiter without a word; if it did, nothing was sent.
             Ok(Err(_)) => Err(NoConnection { failure: Failure::UpstreamRefused, detail: "no connection".to_owned() }),
-            Err(_) if self.open.load(Ordering::Acquire) >= bounds.limits.connections => {
+            Err(_) if self.is_full(&bounds.limits) => {
                 self.metrics.refused.inc();
                 let detail = format!("none of {} connections was free within {:?}", bounds.limits.connections, bounds.timeouts.connect);
                 Err(NoConnection { failure: Failure::UpstreamOverloaded, detail })
@@ -195,22 +213,27 @@ impl Pool {
         }
     }
 
-    /// An HTTP/1.1 connection that is free: to who waits, or to the others that do.
-    pub(super) fn give_back(&self, sender: http1::SendRequest<Lent>, place: Arc<Place>) {
+    /// An HTTP/1.1 connection that is free: to who waits, or to the others that do. Whether somebody waits is asked and the
+    /// connection put away under one lock, or somebody who came in between would wait for what is there.
+    pub(super) fn give_back(&self, mut sender: http1::SendRequest<Lent>, mut place: Arc<Place>) {
         let Some(pool) = self.me.upgrade() else { return };
-        let lease = Lease::new(Carrier::Http1(sender), place, pool, true);
-        let Some((sender, place)) = self.offer(lease).and_then(Lease::into_http1) else { return };
-        let idle = Idle { sender, place, since: clock::instant_now() };
-        let refused = self.locked(|state| {
-            if state.closed {
-                return Some(idle);
-            }
-            state.idle.push(idle);
-            self.metrics.idle.inc();
-            None
-        });
-        drop(refused);
-        self.start_sweeping();
+        loop {
+            let idle = Idle { sender, place, since: clock::instant_now() };
+            let (waiter, idle) = match self.locked(|state| state.put_away(idle)) {
+                PutAway::Kept { sweep: begins } => {
+                    self.metrics.idle.inc();
+                    if begins {
+                        spawn(sweep(self.me.clone()));
+                    }
+                    return;
+                }
+                PutAway::NotKept(idle) => return drop(idle),
+                PutAway::Wanted(waiter, idle) => (waiter, idle),
+            };
+            let Err(Ok(unsent)) = waiter.send(Ok(Lease::new(Carrier::Http1(idle.sender), idle.place, pool.clone(), true))) else { return };
+            let Some(again) = unsent.into_http1() else { return };
+            (sender, place) = again;
+        }
     }
 
     /// To the first that waits; back, if nobody does.
@@ -241,9 +264,7 @@ impl Pool {
         let bounds = self.bounds.load();
         loop {
             let found = self.locked(|state| {
-                while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                    state.waiting.pop_front();
-                }
+                state.forget_who_left();
                 if state.waiting.is_empty() {
                     return None;
                 }
@@ -267,8 +288,57 @@ impl Pool {
 }
 
 impl State {
+    /// The first that waits is one that still does.
+    pub fn forget_who_left(&mut self) {
+        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiting.pop_front();
+        }
+    }
+
     pub fn per_connection(&self, limits: &UpstreamBounds) -> usize {
         if self.http2 { limits.streams.max(1) } else { 1 }
+    }
+
+    /// One that is at hand, of the kind that is wanted.
+    fn take_as(&mut self, want: Want, full: bool, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {
+        match want {
+            Want::Any => self.take(clock::instant_now(), limits, pool, dead),
+            Want::Fresh => {
+                // The oldest makes room, where there is none.
+                if full && !self.idle.is_empty() {
+                    dead.0.push(self.idle.remove(0));
+                }
+                None
+            }
+        }
+    }
+
+    /// Puts a request behind the others that wait, if one more may.
+    fn queue(&mut self, waiter: Waiter, open: usize, limits: &UpstreamBounds) -> Queued {
+        let per_connection = self.per_connection(limits);
+        let hopeful = self.connecting.saturating_mul(per_connection);
+        let room = limits.connections.saturating_sub(open).saturating_mul(per_connection);
+        let most = hopeful.saturating_add(room).saturating_add(limits.pending);
+        if self.waiting.len() >= most {
+            self.waiting.retain(|waiter| !waiter.is_closed());
+        }
+        if self.waiting.len() >= most {
+            return Queued::Full;
+        }
+        self.waiting.push_back(waiter);
+        Queued::Waits
+    }
+
+    fn put_away(&mut self, idle: Idle) -> PutAway {
+        self.forget_who_left();
+        match self.waiting.pop_front() {
+            Some(waiter) => PutAway::Wanted(waiter, idle),
+            None if self.closed => PutAway::NotKept(idle),
+            None => {
+                self.idle.push(idle);
+                PutAway::Kept { sweep: !std::mem::replace(&mut self.sweeping, true) }
+            }
+        }
     }
 
     fn take(&mut self, now: Instant, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {

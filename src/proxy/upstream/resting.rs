@@ -94,7 +94,8 @@ impl Pool {
     }
 }
 
-async fn sweep(pool: Weak<Pool>) {
+/// Looks after idle connections until there are none.
+pub async fn sweep(pool: Weak<Pool>) {
     loop {
         let Some(pause) = pool.upgrade().map(|pool| (pool.bounds.load().limits.idle / 4).max(Duration::from_millis(10))) else { return };
         tokio::time::sleep(pause).await;

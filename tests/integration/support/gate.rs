@@ -135,7 +135,7 @@ impl Gate {
     pub fn address(&self) -> SocketAddr {
         let tcp = self.app.addresses().into_iter().find_map(|listen| match listen {
             Listen::Tcp(address) => Some(address),
-            Listen::Unix(_) => None,
+            Listen::Unix(_) | Listen::Inherited(_) => None,
         });
         tcp.expect("a TCP listener")
     }

@@ -1,6 +1,7 @@
 //! Builders that let a test read as prose: an issuer, an upstream, a gate between them, a client, the assertion.
 //! Everything listens on loopback at a port that the system chose.
 
+mod authority;
 mod browser;
 mod client;
 mod gate;
@@ -12,6 +13,7 @@ mod signer;
 mod tls;
 mod upstream;
 
+pub use authority::{Authority, Caller, Party, TLS_1_2, TLS_1_3};
 pub use browser::{Browser, Page};
 pub use client::{Answer, Ask, Connection};
 pub use gate::{Gate, GateBuilder, gate};

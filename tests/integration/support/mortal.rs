@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -14,6 +14,8 @@ use super::{loopback, read_request};
 pub struct Mortal {
     pub address: SocketAddr,
     taken: Arc<AtomicUsize>,
+    at_work: Arc<AtomicUsize>,
+    dead: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -33,27 +35,34 @@ impl Mortal {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let taken = Arc::new(AtomicUsize::new(0));
-        let counted = taken.clone();
+        let at_work = Arc::new(AtomicUsize::new(0));
+        let dead = Arc::new(AtomicBool::new(false));
+        let (counted, working, is_dead) = (taken.clone(), at_work.clone(), dead.clone());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                let counted = counted.clone();
+                let (counted, working, is_dead) = (counted.clone(), working.clone(), is_dead.clone());
                 connections.spawn(async move {
                     // What a killed process leaves behind: resets, not ends.
                     let _ = stream.set_zero_linger();
                     let mut buffer = Vec::new();
                     while read_request(&mut stream, &mut buffer).await.is_some() {
-                        counted.fetch_add(1, Ordering::SeqCst);
-                        // The work, in which it can be killed.
-                        tokio::time::sleep(Duration::from_millis(2)).await;
-                        if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+                        let count = counted.fetch_add(1, Ordering::SeqCst);
+                        // The work, in which it can be killed: not all of it ends at once.
+                        working.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(1 + count as u64 % 7)).await;
+                        working.fetch_sub(1, Ordering::SeqCst);
+                        // Whoever was at work when it was killed does not finish.
+                        if is_dead.load(Ordering::SeqCst)
+                            || stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err()
+                        {
                             return;
                         }
                     }
                 });
             }
         });
-        Self { address, taken, task }
+        Self { address, taken, at_work, dead, task }
     }
 
     pub fn url(&self) -> String {
@@ -65,8 +74,14 @@ impl Mortal {
         self.taken.load(Ordering::SeqCst)
     }
 
+    /// Requests that it is at.
+    pub fn at_work(&self) -> usize {
+        self.at_work.load(Ordering::SeqCst)
+    }
+
     /// Ends it with everything that it was at.
     pub async fn kill(mut self) -> SocketAddr {
+        self.dead.store(true, Ordering::SeqCst);
         self.task.abort();
         let _ = (&mut self.task).await;
         self.address
