@@ -6,6 +6,8 @@ Each figure is printed beside its target. It measures and does not judge: machin
 """
 import os, resource, socket, subprocess, sys, tempfile, threading, time, urllib.request
 
+import wire
+
 BINARY = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "target/release/wicketgate")
 CONNECTIONS, GIB, PIECE = 10_000, 1 << 30, 1 << 18
 
@@ -139,6 +141,7 @@ def main():
         process.wait()
     issuer.terminate()
     issuer.wait()
+    wire.main(BINARY)
     print(f"size of {os.path.relpath(BINARY)}   {os.path.getsize(BINARY) / (1 << 20):.1f} MiB (target for dist 15 MiB)")
 
 

@@ -25,8 +25,8 @@ pub enum Failure {
     BodyBroken,
     Loop,
     Overloaded,
-    GoingDown,
     CertificateLost,
+    GoingDown,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamBroken,
@@ -80,8 +80,8 @@ impl Failure {
         Self::BodyBroken,
         Self::Loop,
         Self::Overloaded,
-        Self::GoingDown,
         Self::CertificateLost,
+        Self::GoingDown,
         Self::UpstreamRefused,
         Self::UpstreamSlow,
         Self::UpstreamBroken,
@@ -177,17 +177,17 @@ impl Failure {
                 "The gate has as many requests as it takes at a time",
                 "try again after the time that Retry-After says",
             ),
-            Self::GoingDown => closing(
-                S::SERVICE_UNAVAILABLE,
-                "going_down",
-                "The gate goes down, and the service has not answered in the time that was left",
-                "ask again, on a new connection",
-            ),
             Self::CertificateLost => closing(
                 S::MISDIRECTED_REQUEST,
                 "certificate_lost",
                 "The client certificate of this connection counts no more",
                 "connect anew, with a certificate that is valid",
+            ),
+            Self::GoingDown => closing(
+                S::SERVICE_UNAVAILABLE,
+                "going_down",
+                "The gate goes down, and the service has not answered in the time that was left",
+                "ask again, on a new connection",
             ),
             Self::UpstreamRefused => row(
                 S::BAD_GATEWAY,
@@ -284,8 +284,8 @@ impl Failure {
             | Self::BodyBroken
             | Self::Loop
             | Self::Overloaded
-            | Self::GoingDown
             | Self::CertificateLost
+            | Self::GoingDown
             | Self::UpstreamRefused
             | Self::UpstreamSlow
             | Self::UpstreamBroken

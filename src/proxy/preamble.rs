@@ -15,7 +15,7 @@ use super::addresses::Counted;
 use super::bind::Raw;
 use super::gate::Gate;
 use super::proxy_protocol::{self, Announced, Origin, Step};
-use super::stream::Stream;
+use super::stream::{Stream, notice_loss};
 use super::tls::{self, Shown, Tls};
 use crate::observe::Limit;
 use crate::policy::{Listener, Policy};
@@ -48,7 +48,7 @@ impl Settings {
         let tls = self.tls.load_full().filter(|_| self.listener.tls);
         match raw {
             Raw::Tcp(mut stream) => {
-                let _ = stream.set_nodelay(true);
+                notice_loss(&stream, policy.timeouts.body);
                 let (address, over_tls) = self.announced(gate, &policy, &mut stream, own).await?;
                 let place = counted(gate, &policy, address)?;
                 let Some(tls) = tls else {

@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
@@ -20,12 +22,26 @@ use crate::clock;
 use crate::observe::{Limit, Observer};
 use crate::policy::Policy;
 
+/// When a client that is silent, and to which nothing is sent, is asked whether it is there, and how often then.
+const ASKED_AFTER: Duration = Duration::from_secs(60);
+const ASKED_EVERY: Duration = Duration::from_secs(10);
+
 /// Any of the streams that a listener accepts.
 pub enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
     TlsUnix(Box<TlsStream<UnixStream>>),
+}
+
+/// Has the kernel end the connection of a client that is gone without a word: one that acknowledges nothing of what was
+/// sent for as long as it may take nothing. Little that is sent now and then, as events are, never fills the buffers, so that
+/// writing never waits. A client to which nothing is sent is asked now and then.
+pub fn notice_loss(stream: &TcpStream, patience: Duration) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(patience));
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ASKED_EVERY));
 }
 
 impl Stream {

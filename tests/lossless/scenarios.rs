@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::child::Process;
-use super::load::Load;
+use super::load::{Expected, Load};
 use super::service::Service;
 use super::support::{Certificate, issuer, soon, token, until};
 use super::way::{Door, Doors, der};
@@ -120,7 +120,7 @@ async fn fifty_reloads_lose_nothing() {
         })
         .await;
 
-    load.settle("50 reloads", &service.seen, least, false);
+    load.settle("50 reloads", &service.seen, least, Expected::Once);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +146,7 @@ async fn a_certificate_that_is_swapped_loses_nothing_and_is_shown_to_the_next_cl
         })
         .await;
 
-    load.settle("certificates swapped", &service.seen, least, false);
+    load.settle("certificates swapped", &service.seen, least, Expected::Once);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,5 +178,121 @@ async fn a_gate_that_drains_beside_another_loses_nothing() {
         })
         .await;
 
-    load.settle("drain", &service.seen, least, false);
+    load.settle("drain", &service.seen, least, Expected::Once);
+}
+
+/// Two endpoints that know of one another's requests, and the key `upstream` for them.
+async fn beside(service: &Service) -> Service {
+    Service::start_at(super::support::loopback(), service.seen.clone()).await
+}
+
+fn endpoints(services: &[&Service]) -> String {
+    let urls: Vec<String> = services.iter().map(|service| service.url()).collect();
+    format!("{{ endpoints: [{}], idle: 500ms, retries: {{ attempts: 3, on: [connect, unsent, reset], budget: 100 }} }}", urls.join(", "))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn endpoints_that_go_and_come_back_lose_nothing() {
+    let (issuer, service, mut setup) = scene().await;
+    let other = beside(&service).await;
+    let (one, both) = (endpoints(&[&service]), endpoints(&[&service, &other]));
+    setup.upstream = both.clone();
+    let certificate = Certificate::new();
+    let gate = start(&setup, &certificate).await;
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+
+    let least = load
+        .during(async {
+            for _ in 0..5 * times() {
+                for upstream in [&one, &both] {
+                    let next = Setup { upstream: upstream.clone(), ..setup.clone() };
+                    gate.reload(&next).await;
+                    let before = load.fates.count();
+                    until("requests go on", || async { load.fates.count() > before + 200 }).await;
+                }
+            }
+        })
+        .await;
+
+    load.settle("endpoints removed and added", &service.seen, least, Expected::Once);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn a_service_that_restarts_in_good_order_loses_nothing() {
+    let (issuer, service, mut setup) = scene().await;
+    let mut other = beside(&service).await;
+    setup.upstream = endpoints(&[&service, &other]);
+    let certificate = Certificate::new();
+    let gate = start(&setup, &certificate).await;
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+
+    let least = load
+        .during(async {
+            for _ in 0..2 * times() {
+                let (address, seen) = soon("the service has gone", other.leave()).await;
+                let before = load.fates.count();
+                until("requests go on without it", || async { load.fates.count() > before + 200 }).await;
+                other = Service::start_at(address, seen).await;
+                let before = load.fates.count();
+                until("requests go on with it", || async { load.fates.count() > before + 200 }).await;
+            }
+        })
+        .await;
+
+    load.settle("service restarted", &service.seen, least, Expected::Retried);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn a_service_that_is_killed_costs_nothing_that_is_safe_to_repeat() {
+    let (issuer, service, mut setup) = scene().await;
+    let mut other = beside(&service).await;
+    setup.upstream = endpoints(&[&service, &other]);
+    let certificate = Certificate::new();
+    let gate = start(&setup, &certificate).await;
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+
+    let least = load
+        .during(async {
+            for _ in 0..2 * times() {
+                let (address, seen) = other.die().await;
+                let before = load.fates.count();
+                until("requests go on without it", || async { load.fates.count() > before + 500 }).await;
+                other = Service::start_at(address, seen).await;
+                let before = load.fates.count();
+                until("requests go on with it", || async { load.fates.count() > before + 500 }).await;
+            }
+        })
+        .await;
+
+    load.settle("service killed", &service.seen, least, Expected::KilledService);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn new_programs_that_take_over_lose_nothing() {
+    let (issuer, service, mut setup) = scene().await;
+    let place = tempfile::tempdir().unwrap();
+    setup.settings = format!("upgrade: {{ socket: {}/upgrade.sock, timeout: 15s }}", place.path().display());
+    let certificate = Certificate::new();
+    let mut gate = start(&setup, &certificate).await;
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+
+    let least = load
+        .during(async {
+            for _ in 0..2 * times() {
+                let next = gate.process.another().serving().await;
+                assert_eq!(soon("the old one's end", gate.process.ended()).await, Some(0), "{}", gate.process.output());
+                let down = gate.process.line("down").unwrap();
+                assert_eq!(down["in_time"], true, "{down}");
+                gate.process = next;
+                let before = load.fates.count();
+                until("requests go on", || async { load.fates.count() > before + 500 }).await;
+            }
+        })
+        .await;
+
+    load.settle("programs replaced", &service.seen, least, Expected::Once);
 }

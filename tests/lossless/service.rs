@@ -16,7 +16,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::websocket;
 
@@ -32,6 +33,7 @@ pub type Seen = Arc<Mutex<HashMap<u64, usize>>>;
 pub struct Service {
     pub address: SocketAddr,
     pub seen: Seen,
+    leaving: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -46,21 +48,49 @@ impl Service {
         Self::start_at(super::support::loopback(), Seen::default()).await
     }
 
-    /// At an address, with what was seen before: one that comes back.
+    /// At an address, with what was seen before: one that comes back, or one beside another.
     pub async fn start_at(address: SocketAddr, seen: Seen) -> Self {
         let listener = listen(address);
         let address = listener.local_addr().unwrap();
-        let known = seen.clone();
+        let (known, leaving) = (seen.clone(), watch::Sender::new(false));
+        let (mut told, leave) = (leaving.subscribe(), leaving.subscribe());
         let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, known.clone()));
+            // With this task they all end.
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        if let Ok((stream, _)) = accepted {
+                            connections.spawn(serve(stream, known.clone(), leave.clone()));
+                        }
+                    }
+                    _ = told.wait_for(|leaving| *leaving) => break,
+                    Some(_) = connections.join_next() => {}
+                }
             }
+            drop(listener);
+            while connections.join_next().await.is_some() {}
         });
-        Self { address, seen, task }
+        Self { address, seen, leaving, task }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Goes as a service should: takes no connection more, says so with each answer, and closes none on which a request may
+    /// be under way. Returns when the last one has gone.
+    pub async fn leave(mut self) -> (SocketAddr, Seen) {
+        self.leaving.send_replace(true);
+        (&mut self.task).await.unwrap();
+        (self.address, self.seen.clone())
+    }
+
+    /// Goes as `kill -9` has it.
+    pub async fn die(mut self) -> (SocketAddr, Seen) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        (self.address, self.seen.clone())
     }
 }
 
@@ -73,9 +103,18 @@ fn listen(address: SocketAddr) -> TcpListener {
     TcpListener::from_std(socket.into()).unwrap()
 }
 
-async fn serve(stream: TcpStream, seen: Seen) {
+async fn serve(stream: TcpStream, seen: Seen, leaving: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answer(request, seen.clone()));
+    let service = service_fn(move |request| {
+        let (seen, leaving) = (seen.clone(), leaving.clone());
+        async move {
+            let mut response = answer(request, seen).await?;
+            if *leaving.borrow() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 

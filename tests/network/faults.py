@@ -305,7 +305,7 @@ class Faults(unittest.TestCase):
 
     def body_silence(self):
         """How long a service may be silent in the middle of an answer's body."""
-        return float(os.environ.get("NETWORK_BODY_SILENCE", BODY))
+        return float(os.environ.get("NETWORK_BODY_SILENCE", TUNNEL_IDLE))
 
     def test_a_websocket_that_is_cut_off_ends_by_its_idle_time(self):
         for cable in (self.far, self.near):

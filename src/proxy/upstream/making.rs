@@ -127,7 +127,8 @@ impl Pool {
     /// Opens connections ahead of need, for as long as the endpoint is there.
     pub(super) fn keep_warm(&self) {
         const LOOK: Duration = Duration::from_millis(500);
-        if self.bounds.load().limits.warm == 0 {
+        let wanted = self.bounds.load().limits.warm > 0;
+        if !wanted || self.locked(|state| std::mem::replace(&mut state.warming, true)) {
             return;
         }
         let me = self.me.clone();
@@ -137,7 +138,7 @@ impl Pool {
                     let Some(pool) = me.upgrade() else { return };
                     let bounds = pool.bounds.load_full();
                     if bounds.limits.warm == 0 || pool.locked(|state| state.closed) {
-                        return;
+                        return pool.locked(|state| state.warming = false);
                     }
                     pool.warm_up(&bounds);
                 }
@@ -160,6 +161,7 @@ impl Pool {
             }
         }
     }
+
     /// Tells a request that its connection was not made, unless others on the way are enough.
     fn fail_one(&self, error: &ConnectError, bounds: &Bounds) {
         let waiters = self.locked(|state| {

@@ -55,6 +55,7 @@ pub(super) struct State {
     /// Whether the last connection spoke HTTP/2, so that one is made for many requests.
     pub http2: bool,
     pub sweeping: bool,
+    pub warming: bool,
 }
 
 /// Why a request got no connection. It never left.
@@ -113,6 +114,7 @@ impl Pool {
             connecting: 0,
             http2: connector.prior_knowledge,
             sweeping: false,
+            warming: false,
         };
         let pool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
