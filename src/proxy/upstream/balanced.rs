@@ -192,9 +192,9 @@ impl Balanced {
                 return answer;
             }
             tried.push(choice.id);
-            // Whoever has no room is not asked at once again whether it has.
-            let full = answer.as_ref().is_err_and(|attempt| attempt.failure == Failure::UpstreamOverloaded);
-            if full && !self.roster().has_another(&tried, now) {
+            // Whoever has no room, shows the wrong certificate or takes its time to connect will do so again.
+            let hopeless = answer.as_ref().is_err_and(|attempt| !attempt.again);
+            if hopeless && !self.roster().has_another(&tried, now) {
                 return answer;
             }
             let (again, answer) = once_more(answer, why, copy.as_ref(), patience);

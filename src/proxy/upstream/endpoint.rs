@@ -85,6 +85,8 @@ pub struct Attempt {
     pub unsent: bool,
     /// Whether a connection could not even be made.
     pub unreached: bool,
+    /// Whether this very endpoint is worth asking again in a moment.
+    pub again: bool,
     /// Whether the connection broke, or the stream was reset, before there was an answer.
     pub reset: bool,
     /// The request as it was, where it can be had back.
@@ -156,6 +158,7 @@ impl Endpoint {
                 Err(none) => {
                     let mut attempt = Attempt::unsent(none.failure, none.detail, request);
                     attempt.unreached = none.failure == Failure::UpstreamRefused;
+                    attempt.again = none.at_once;
                     return Err(attempt);
                 }
             };
@@ -182,7 +185,11 @@ impl Endpoint {
         if let Some(lease) = self.pool.take(want) {
             return Ok(lease);
         }
-        let slow = || NoConnection { failure: Failure::UpstreamSlow, detail: format!("no connection within {:?}", patience.response) };
+        let slow = || NoConnection {
+            at_once: false,
+            failure: Failure::UpstreamSlow,
+            detail: format!("no connection within {:?}", patience.response),
+        };
         timeout(patience.response, self.pool.lease(want)).await.unwrap_or_else(|_| Err(slow()))
     }
 
@@ -235,11 +242,11 @@ impl Endpoint {
 
 impl Attempt {
     pub(super) fn unsent(failure: Failure, detail: String, request: Request<RequestBody>) -> Self {
-        Self { failure, detail, unsent: true, unreached: false, reset: false, request: Some(Box::new(request)) }
+        Self { failure, detail, unsent: true, unreached: false, again: true, reset: false, request: Some(Box::new(request)) }
     }
 
     fn sent(failure: Failure, detail: String) -> Self {
-        Self { failure, detail, unsent: false, unreached: false, reset: false, request: None }
+        Self { failure, detail, unsent: false, unreached: false, again: true, reset: false, request: None }
     }
 
     /// Whose fault it is, and what the log says of it.

@@ -31,17 +31,22 @@ impl Pool {
         let Some(place) = self.place(&bounds.limits) else {
             self.metrics.refused.inc();
             let detail = format!("{} connections, which is all there may be", bounds.limits.connections);
-            return Err(NoConnection { failure: Failure::UpstreamOverloaded, detail });
+            return Err(NoConnection { at_once: false, failure: Failure::UpstreamOverloaded, detail });
         };
         let made = self.connect(true, &bounds).await;
         match made {
             Ok(connected) => match self.drive(connected, Arc::new(place)) {
                 Made::Http1(sender, place) => Ok(Lease::new(Carrier::Http1(sender), place, self.arc()?, false)),
-                Made::Http2(_) => {
-                    Err(NoConnection { failure: Failure::UpstreamBroken, detail: "HTTP/2, where HTTP/1.1 was asked for".to_owned() })
-                }
+                Made::Http2(_) => Err(NoConnection {
+                    at_once: false,
+                    failure: Failure::UpstreamBroken,
+                    detail: "HTTP/2, where HTTP/1.1 was asked for".to_owned(),
+                }),
             },
-            Err(error) => Err(NoConnection { failure: Failure::UpstreamRefused, detail: error.detail }),
+            Err(error) => {
+                let at_once = error.result == "refused";
+                Err(NoConnection { at_once, failure: Failure::UpstreamRefused, detail: error.detail })
+            }
         }
     }
 
@@ -50,7 +55,7 @@ impl Pool {
     }
 
     pub(super) fn arc(&self) -> Result<Arc<Self>, NoConnection> {
-        let gone = || NoConnection { failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
+        let gone = || NoConnection { at_once: false, failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
         self.me.upgrade().ok_or_else(gone)
     }
 
@@ -172,7 +177,8 @@ impl Pool {
             state.waiting.drain(..surplus).collect::<Vec<_>>()
         });
         for waiter in waiters {
-            let _ = waiter.send(Err(NoConnection { failure: Failure::UpstreamRefused, detail: error.detail.clone() }));
+            let at_once = error.result == "refused";
+            let _ = waiter.send(Err(NoConnection { at_once, failure: Failure::UpstreamRefused, detail: error.detail.clone() }));
         }
     }
 }

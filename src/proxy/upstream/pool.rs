@@ -61,6 +61,8 @@ pub(super) struct State {
 /// Why a request got no connection. It never left.
 #[derive(Debug, Clone)]
 pub struct NoConnection {
+    /// Whether the endpoint said no at once, as one does that is just starting: it may be there in a moment.
+    pub at_once: bool,
     pub failure: Failure,
     pub detail: String,
 }
@@ -194,7 +196,7 @@ impl Pool {
             Queued::Full => {
                 self.metrics.refused.inc();
                 let detail = format!("{} connections, and {} requests wait for one", bounds.limits.connections, bounds.limits.pending);
-                return Err(NoConnection { failure: Failure::UpstreamOverloaded, detail });
+                return Err(NoConnection { at_once: false, failure: Failure::UpstreamOverloaded, detail });
             }
         }
         self.make_connections();
@@ -202,15 +204,15 @@ impl Pool {
         match timeout(bounds.timeouts.connect + WAIT_SLACK, receiver).await {
             Ok(Ok(answer)) => answer,
             // The pool never drops a waiter without a word; if it did, nothing was sent.
-            Ok(Err(_)) => Err(NoConnection { failure: Failure::UpstreamRefused, detail: "no connection".to_owned() }),
+            Ok(Err(_)) => Err(NoConnection { at_once: false, failure: Failure::UpstreamRefused, detail: "no connection".to_owned() }),
             Err(_) if self.is_full(&bounds.limits) => {
                 self.metrics.refused.inc();
                 let detail = format!("none of {} connections was free within {:?}", bounds.limits.connections, bounds.timeouts.connect);
-                Err(NoConnection { failure: Failure::UpstreamOverloaded, detail })
+                Err(NoConnection { at_once: false, failure: Failure::UpstreamOverloaded, detail })
             }
             Err(_) => {
                 let detail = format!("no connection within {:?}", bounds.timeouts.connect);
-                Err(NoConnection { failure: Failure::UpstreamRefused, detail })
+                Err(NoConnection { at_once: false, failure: Failure::UpstreamRefused, detail })
             }
         }
     }
