@@ -76,7 +76,7 @@ async fn main() -> Result<(), BoxError> {
 fn tcp(listen: Listen) -> Option<SocketAddr> {
     match listen {
         Listen::Tcp(address) => Some(address),
-        Listen::Unix(_) => None,
+        Listen::Unix(_) | Listen::Inherited(_) => None,
     }
 }
 

@@ -215,7 +215,8 @@ async fn every_refusal_of_a_call_is_a_status_and_of_grpc_web_an_http_status() {
     let gate = gate(&issuer, &upstream).routes(ROUTES).settings(limits).start().await;
     let (read, write) = (token(&issuer, "read:weather"), token(&issuer, "write:weather"));
     let long = "x".repeat(17 << 10);
-    let table: [(Option<&str>, &[(&str, &str)], u16, &str); 5] = [
+    type Row<'r> = (Option<&'r str>, &'r [(&'r str, &'r str)], u16, &'r str);
+    let table: [Row; 5] = [
         (None, &[], 401, "16"),
         (Some(&write), &[], 403, "7"),
         (Some(&read), &[("x-long", &long)], 431, "8"),

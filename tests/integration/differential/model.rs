@@ -170,7 +170,7 @@ pub fn answer_faults(case: &Case, way: &str, asked: &Message, arrived: &Message,
         .map(|(name, values)| (name.clone(), values.clone()))
         .collect();
     expected.insert("x-request-id".to_owned(), one(arrived.one("x-request-id").unwrap()));
-    if !expected.contains_key("date") && !found.remove("date").is_some_and(|dates| dates.len() == 1) {
+    if !expected.contains_key("date") && found.remove("date").is_none_or(|dates| dates.len() != 1) {
         faults.push("no date".to_owned());
     }
     let bodiless = case.method == "HEAD" || matches!(case.reply.status, 204 | 304);
