@@ -272,3 +272,20 @@ fn the_table_of_outcomes_is_that_of_the_code() {
     }
     assert_eq!(found, table, "docs/outcomes.md is old: WRITE_TABLE=1 cargo test --test tidy");
 }
+
+#[test]
+fn each_tick_of_ours_beside_other_proxies_has_a_test() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let table = readme.split("## Beside other proxies").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> =
+        table.lines().filter(|line| line.starts_with("| ")).skip(1).map(|line| line.split(" | ").collect()).collect();
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for row in rows {
+        let (file, test) = row.last().unwrap().trim_end_matches(" |").split_once(": ").unwrap();
+        let (file, test) = (file.trim_matches('`'), test.trim_matches('`'));
+        let found =
+            ["integration", "process"].iter().find_map(|suite| fs::read_to_string(root().join(format!("tests/{suite}/{file}.rs"))).ok());
+        assert_eq!(row[1], "✓", "{row:?}");
+        assert!(found.is_some_and(|text| text.contains(&format!("fn {test}()"))), "{file}: {test}");
+    }
+}
