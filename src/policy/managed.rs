@@ -6,9 +6,12 @@ use http::HeaderName;
 
 /// Names that only mean something when a proxy wrote them, and those that some frameworks obey without asking who did
 /// (`X-Original-URL`, `X-HTTP-Method-Override`).
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 33] = [
     "authorization",
     "cf-connecting-ip",
+    // RFC 9440: a service may take them for the word of whoever ended TLS.
+    "client-cert",
+    "client-cert-chain",
     "client-ip",
     "connection",
     "content-length",

@@ -14,11 +14,14 @@ const ACCEPT_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Makes an extended CONNECT to WebSocket the GET that it stands for; leaves every other request as it is.
 pub fn as_get<B>(request: &mut Request<B>) {
-    let extended = *request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
+    if *request.method() != Method::CONNECT {
+        return;
+    }
+    // It has no content, and whoever says gRPC here would read our refusals as a 200, which opens a tunnel.
+    request.headers_mut().remove(CONTENT_TYPE);
+    let extended = request.version() == Version::HTTP_2;
     if extended && request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == WEBSOCKET) {
         *request.method_mut() = Method::GET;
-        // It has no content, and whoever says gRPC here would read our refusals as a 200, which opens a tunnel.
-        request.headers_mut().remove(CONTENT_TYPE);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -21,6 +21,7 @@ use super::upstream::{Tries, Unanswered, balance_key};
 use crate::access::{Permit, Snapshot};
 use crate::clock;
 use crate::observe::Record;
+use crate::policy::{Protocol, Upstream};
 
 /// What the service answered.
 pub enum Forwarded {
@@ -40,8 +41,8 @@ pub async fn forward(
 ) -> Result<Forwarded, Unanswered> {
     let service = &snapshot.policy.services[permit.service()];
     let route = &service.routes[permit.route()];
-    let (service, patience, rewriting, body_bytes_max) = (&service.name, route.timeout, &route.rewriting, route.body_bytes);
-    let key = balance_key(&snapshot.policy.services[permit.service()].upstream.balancing.balance, request.headers(), &permit);
+    let (patience, rewriting, body_bytes_max) = (route.timeout, &route.rewriting, route.body_bytes);
+    let key = balance_key(&service.upstream.balancing.balance, request.headers(), &permit);
     let watch = Watch::of(gate, snapshot, &permit);
     let way = Way { peer: peer.address, tls: peer.tls, request_id: &record.request_id, via: &gate.via };
     let broken = || (Failure::TargetInvalid, String::new());
@@ -57,14 +58,14 @@ pub async fn forward(
     if let Some(opening) = &opening {
         opening.ask(head.headers_mut());
     }
-    let grpc = is_grpc(request.headers());
-    let progress = Arc::new(BodyProgress::of(grpc));
+    let conversation = is_conversation(&request, &service.upstream);
+    let progress = Arc::new(BodyProgress::of(conversation));
     let mut call = CallTime::of(request.headers(), snapshot.policy.timeouts.tunnel_idle, &progress, record.elapsed());
     let nominated = [nominated(request.headers()), rewriting.request.gone.clone()].concat();
-    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, grpc);
+    let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, conversation);
     let sent = clock::instant_now();
     let upstreams = gate.upstreams();
-    let cluster = upstreams.cluster(service).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
+    let cluster = upstreams.cluster(&service.name).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
     let mut tries = Tries::default();
     let answer = cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries);
     let answer = match &mut call {
@@ -107,6 +108,17 @@ async fn unless_closing<T>(gate: &Gate, answer: impl Future<Output = Result<T, U
         answer = answer => answer,
         _ = closing.wait_for(|closing| *closing) => Err((Failure::GoingDown, String::new()).into()),
     }
+}
+
+/// Whether it is a gRPC call, whose client may be silent for as long as it wants. That a client says so is not enough: the
+/// times for slow clients would be off for whoever sends a header. gRPC is POST over HTTP/2, to a service that speaks it.
+fn is_conversation(request: &Request<Incoming>, upstream: &Upstream) -> bool {
+    let speaks_http2 = match upstream.protocol {
+        Protocol::Http2 => true,
+        Protocol::Auto => upstream.tls.is_some(),
+        Protocol::Http1 => false,
+    };
+    speaks_http2 && request.version() == Version::HTTP_2 && *request.method() == Method::POST && is_grpc(request.headers())
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

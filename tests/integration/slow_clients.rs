@@ -147,6 +147,23 @@ async fn a_body_that_stalls_is_given_up() {
     assert_eq!((answer.status, answer.code().as_str()), (408, "body_too_slow"));
 }
 
+/// To say gRPC turns no time off: a call is a POST over HTTP/2 to a service that speaks it.
+#[tokio::test]
+async fn who_says_grpc_to_a_service_that_does_not_speak_it_gets_no_more_time() {
+    let (issuer, (upstream, _calls)) = (issuer().await, Upstream::manual().await);
+    let gate = gate(&issuer, &upstream).settings(SHORT).start().await;
+
+    let mut client = Connection::open(gate.address()).await;
+    client.write(b"POST /public/a HTTP/1.1\r\nHost: gate\r\nContent-Type: application/grpc\r\nContent-Length: 10\r\n\r\n1").await;
+    assert_eq!(client.answer("POST").await.header("grpc-status").as_deref(), Some("4"));
+
+    let mut client = Http2::open(gate.address()).await;
+    let call = Request::post("http://gate/public/a").header("content-type", "application/grpc").body(()).unwrap();
+    let mut exchange = client.begin(call, false).await;
+    exchange.write("1");
+    assert_eq!(exchange.answer().await.header("grpc-status").as_deref(), Some("4"));
+}
+
 #[tokio::test]
 async fn a_body_that_moves_slowly_is_taken() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);

@@ -469,6 +469,12 @@ impl Case {
 }
 
 impl Reply {
+    /// Whether the end of the connection is the end of the body. A connection that is closed for no such reason may be in
+    /// use again by then, and what was just sent on it is lost.
+    pub fn ends_with_connection(&self, method: &str) -> bool {
+        matches!(self.ending, Ending::Close) && method != "HEAD" && !matches!(self.status, 204 | 304)
+    }
+
     /// The answer to a request of this method.
     pub fn bytes(&self, method: &str) -> Vec<u8> {
         let mut bytes = self.interim.concat().into_bytes();

@@ -46,7 +46,8 @@ async fn service(cases: Arc<Vec<Case>>) -> (Upstream, Ways) {
                 let method = request.line.split(' ').next().unwrap().to_owned();
                 let before = seen.lock().unwrap().insert((case.number, way), request);
                 assert!(before.is_none(), "case {} came twice", case.number);
-                if !wire.write(&case.reply.bytes(&method)).await || case.closes() || asks_to_close {
+                let ends = case.reply.ends_with_connection(&method) || asks_to_close;
+                if !wire.write(&case.reply.bytes(&method)).await || ends {
                     return;
                 }
             }
