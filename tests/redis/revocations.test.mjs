@@ -92,10 +92,10 @@ test('a revocation and a webhook on one gate end access on the other within 200 
     taken.push(await refusedAfter(two, bearer));
     assert.equal(await one.status('/free', bearer), 401);
   }
-  // One of them may meet a machine that is busy with something else; half of them do not.
-  const median = taken.toSorted((a, b) => a - b)[taken.length / 2];
-  console.log(`refused by the other gate after ${median.toFixed(1)} ms, ${Math.max(...taken).toFixed(1)} ms at most of ${taken.length}`);
-  assert(median < SPREAD_MS, `${taken}`);
+  // One of the twenty may meet a machine that is busy with something else; no other may be late.
+  const [last, ...others] = taken.toSorted((a, b) => b - a);
+  console.log(`refused by the other gate after ${others[0].toFixed(1)} ms, ${last.toFixed(1)} ms at most of ${taken.length}`);
+  assert(others[0] < SPREAD_MS, `${taken}`);
   const keys = (await redis.keys()).filter((key) => key.includes('revocation:'));
   assert.equal(keys.length, 20);
   assert(Number((await redis.ask('TTL', keys[0])).match(/:(-?\d+)/)[1]) > 80_000);
