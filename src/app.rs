@@ -129,9 +129,15 @@ impl App {
     }
 
     /// Serves until a signal asks for the end; reloads on SIGHUP and when the content of the configuration changes.
-    pub async fn run(mut self, mut signals: Signals) {
+    pub async fn run(mut self, signals: Signals) {
         systemd::ready();
         tokio::spawn(systemd::keep_alive());
+        self.serve(signals).await;
+        // Others may hold the gate a moment longer, the admin thread among them; the process does not wait for them.
+        self.gate.observer.audit.end();
+    }
+
+    async fn serve(&mut self, mut signals: Signals) {
         loop {
             let interval = self.gate.snapshot().policy.reload_interval;
             tokio::select! {

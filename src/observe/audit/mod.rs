@@ -83,7 +83,7 @@ pub struct Counters {
     pub lost: IntCounterVec,
 }
 
-/// The trail: where records are put down. Dropping it waits a moment for what is still queued.
+/// The trail: where records are put down. Dropping it ends it.
 #[derive(Debug)]
 pub struct AuditTrail {
     queue: Arc<Queue>,
@@ -157,14 +157,18 @@ impl AuditTrail {
     pub fn is_settled(&self) -> bool {
         self.queue.is_settled()
     }
+
+    /// Waits a moment for what is still queued, for the last time: nothing is recorded afterwards.
+    pub fn end(&self) {
+        if std::mem::take(&mut self.to.lock().unwrap_or_else(PoisonError::into_inner).1) {
+            self.queue.end(END_TIME_MAX);
+        }
+    }
 }
 
 impl Drop for AuditTrail {
     fn drop(&mut self) {
-        let started = self.to.get_mut().unwrap_or_else(PoisonError::into_inner).1;
-        if started {
-            self.queue.end(END_TIME_MAX);
-        }
+        self.end();
     }
 }
 
