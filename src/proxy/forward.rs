@@ -1,5 +1,6 @@
 //! Steps 9 to 12 of a permitted request: rewritten, sent, and answered by the service.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -67,10 +68,13 @@ pub async fn forward(
     let upstreams = gate.upstreams();
     let cluster = upstreams.cluster(&service.name).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
     let mut tries = Tries::default();
-    let answer = cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries);
-    let answer = match &mut call {
-        Some(call) => unless_closing(gate, call.bound(answer)).await,
-        None => unless_closing(gate, answer).await,
+    let answer = {
+        // Pinned, so that what waits for it holds an address, not the large future itself, once for each layer.
+        let answer = pin!(cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries));
+        match &mut call {
+            Some(call) => unless_closing(gate, call.bound(answer)).await,
+            None => unless_closing(gate, answer).await,
+        }
     };
     record.upstream = Some(clock::instant_now().duration_since(sent));
     (record.tries, record.endpoint) = (tries.count, tries.endpoint);
