@@ -10,7 +10,7 @@ use serde_json::json;
 use super::body::ResponseBody;
 use super::failure::Failure;
 use super::grpc;
-use super::rewrite::X_REQUEST_ID;
+use super::rewrite::name_request;
 use crate::access::{Denial, Refusal};
 use crate::oauth;
 use crate::policy::{Policy, Route};
@@ -92,9 +92,7 @@ fn answer(status: StatusCode, title: &'static str, problem: &serde_json::Value, 
         }
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(id) = HeaderValue::try_from(asked.request_id) {
-        response.headers_mut().insert(X_REQUEST_ID, id);
-    }
+    name_request(response.headers_mut(), asked.request_id);
     response
 }
 
@@ -102,9 +100,7 @@ fn answer(status: StatusCode, title: &'static str, problem: &serde_json::Value, 
 pub fn last_hop(asked: &Asked<'_>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(""));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    if let Ok(id) = HeaderValue::try_from(asked.request_id) {
-        response.headers_mut().insert(X_REQUEST_ID, id);
-    }
+    name_request(response.headers_mut(), asked.request_id);
     response
 }
 
@@ -135,8 +131,6 @@ pub fn metadata(policy: &Policy, (service, slash): (usize, bool), method: &Metho
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    if let Ok(id) = HeaderValue::try_from(asked.request_id) {
-        headers.insert(X_REQUEST_ID, id);
-    }
+    name_request(headers, asked.request_id);
     response
 }

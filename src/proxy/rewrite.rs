@@ -73,7 +73,7 @@ pub fn to_upstream<B>(request: &Request<B>, screened: &Screened, permit: Permit,
     forwarded(client, &mut headers, screened, policy, way);
     forwarded_prefix(client, &mut headers, rewriting, policy, way);
     insert(&mut headers, VIA, &format!("{} {}", via_version(request.version()), way.via), list(client, &VIA));
-    insert(&mut headers, X_REQUEST_ID, way.request_id, None);
+    name_request(&mut headers, way.request_id);
     match rewriting.authority(service.upstream.base.authority()) {
         Some(authority) => insert(&mut headers, HOST, authority.as_str(), None),
         None if screened.authority.is_empty() => {}
@@ -252,6 +252,15 @@ pub fn to_client(headers: &mut HeaderMap, policy: &Policy, request_id: &str) -> 
     for name in identity {
         headers.remove(name);
     }
-    insert(headers, X_REQUEST_ID, request_id, None);
+    name_request(headers, request_id);
     nominated
+}
+
+/// Puts a request's id into a head, as a field that HPACK does not remember (RFC 7541 §6.2.3): it is another one each time,
+/// so that remembering it would only push out of the table what comes again, and make each search of it longer.
+pub fn name_request(headers: &mut HeaderMap, request_id: &str) {
+    if let Ok(mut id) = HeaderValue::try_from(request_id) {
+        id.set_sensitive(true);
+        headers.insert(X_REQUEST_ID, id);
+    }
 }
