@@ -14,7 +14,7 @@ use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::answer::{InFlight, UpstreamBody};
+use super::answer::{Held, InFlight, UpstreamBody};
 use super::connect::{Connector, Target, chain};
 use super::lease::Lease;
 use super::lent::{Lender, Lent};
@@ -166,7 +166,7 @@ impl Endpoint {
             match self.exchange(&mut lease, request, patience).await {
                 Ok(response) => {
                     let (idle, deadline) = (patience.idle, patience.deadline);
-                    return Ok(framed_once(response)?.map(|body| UpstreamBody::new(body, lease, flight, idle, deadline)));
+                    return Ok(framed_once(response)?.map(|body| UpstreamBody::new(body, Held::new(lease, flight), idle, deadline)));
                 }
                 // One that is closed makes it likely that others of its age are.
                 Err(Attempt { unsent: true, request: Some(back), .. }) if reused && again > 0 => {
@@ -200,7 +200,7 @@ impl Endpoint {
         }
         let target = std::mem::take(&mut head.uri);
         head.uri = origin_form(&target);
-        let sent = lease.send(Request::from_parts(head, Lent::Given(body)));
+        let sent = lease.send(Request::from_parts(head, Lent::given(body)));
         waited(sent, patience).await?.map_err(|unanswered| {
             let mut attempt = Attempt::of(unanswered.error.as_ref(), patience);
             attempt.request = unanswered.request.and_then(|request| {

@@ -1,11 +1,14 @@
 //! Connections in the making: as many as those who wait need, those that are kept open ahead of need, and the one that
 //! becomes a tunnel.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::{AbortHandle, Abortable};
 use hyper::client::conn::http1;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connected};
@@ -15,6 +18,10 @@ use super::pool::{Bounds, NoConnection, Pool, Want, spawn};
 use super::resting::{Place, Shared};
 use crate::policy::UpstreamBounds;
 use crate::proxy::failure::Failure;
+
+/// How long an HTTP/2 connection may take to end once nobody asks anything on it: a stream that was given up and does not
+/// end would keep it for ever.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 enum Made {
     Http1(http1::SendRequest<Lent>, Arc<Place>),
@@ -65,7 +72,7 @@ impl Pool {
         let taken = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < limits.connections).then_some(open + 1));
         taken.ok()?;
         self.metrics.open.inc();
-        Some(Place(pool))
+        Some(Place::new(pool))
     }
 
     /// Makes as many connections as the requests that wait need, and as there may be.
@@ -102,17 +109,20 @@ impl Pool {
         let (pool, held) = (self.me.clone(), place.clone());
         match connected {
             Connected::Http1(sender, connection) => {
+                let (end, registration) = AbortHandle::new_pair();
+                let _first = place.end.set(end);
                 spawn(async move {
-                    if let Err(error) = connection.with_upgrades().await {
+                    if let Ok(Err(error)) = Abortable::new(connection.with_upgrades(), registration).await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
                     ended(&pool, held);
                 });
                 Made::Http1(sender, place)
             }
-            Connected::Http2(sender, mut connection) => {
+            Connected::Http2(sender, mut connection, frames) => {
                 let allowed = Arc::new(AtomicUsize::new(usize::MAX));
                 let seen = allowed.clone();
+                let (asked, unasked) = oneshot::channel::<Infallible>();
                 spawn(async move {
                     let moved = std::future::poll_fn(|cx| {
                         let moved = std::pin::Pin::new(&mut connection).poll(cx);
@@ -122,9 +132,16 @@ impl Pool {
                     if let Err(error) = moved.await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
-                    ended(&pool, held);
+                    // Whoever would ask sees then that it is closed. Streams that are on it go on.
+                    drop(connection);
+                    if let Some(pool) = pool.upgrade() {
+                        pool.forget_ended();
+                    }
+                    let Err(_dropped) = unasked.await;
+                    frames.end_within(LAST_WORDS).await;
+                    drop(held);
                 });
-                Made::Http2(Shared::new(sender, allowed, place))
+                Made::Http2(Shared::new(sender, allowed, place, asked))
             }
         }
     }
@@ -185,7 +202,7 @@ impl Pool {
 
 /// Makes a connection, and hands it to who waits.
 async fn make(place: Place, bounds: Arc<Bounds>) {
-    let pool = place.0.clone();
+    let pool = place.pool.clone();
     let made = pool.connect(false, &bounds).await;
     match made {
         Ok(connected) => match pool.drive(connected, Arc::new(place)) {
