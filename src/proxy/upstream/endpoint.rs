@@ -186,7 +186,7 @@ impl Endpoint {
 
     async fn lease(&self, want: Want, tunnel: bool, patience: &Patience) -> Result<Lease, NoConnection> {
         if tunnel {
-            return self.pool.lease_for_tunnel().await;
+            return self.pool.lease_for_tunnel(want).await;
         }
         if let Some(lease) = self.pool.take(want) {
             return Ok(lease);

@@ -1,5 +1,4 @@
-//! Connections in the making: as many as those who wait need, those that are kept open ahead of need, and the one that
-//! becomes a tunnel.
+//! Connections in the making: as many as those who wait need, and those that are kept open ahead of need.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +13,7 @@ use tokio::time::timeout;
 use super::connect::{ConnectError, Connected};
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
-use super::pool::{Bounds, NoConnection, Pool, Want, spawn};
+use super::pool::{Bounds, NoConnection, Pool, spawn};
 use super::resting::{Place, Shared};
 use crate::policy::UpstreamBounds;
 use crate::proxy::failure::Failure;
@@ -23,51 +22,20 @@ use crate::proxy::failure::Failure;
 /// end would keep it for ever.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-enum Made {
+/// A connection that is open and moves.
+pub(super) enum Made {
     Http1(http1::SendRequest<Lent>, Arc<Place>),
     Http2(Arc<Shared>),
 }
 
 impl Pool {
-    /// A connection of its own, for what becomes a tunnel, over HTTP/1.1 whatever the endpoint would choose.
-    pub async fn lease_for_tunnel(&self) -> Result<Lease, NoConnection> {
-        if !self.may_choose_http2() {
-            return self.lease(Want::Any).await;
-        }
-        let bounds = self.bounds.load_full();
-        let Some(place) = self.place(&bounds.limits) else {
-            self.metrics.refused.inc();
-            let detail = format!("{} connections, which is all there may be", bounds.limits.connections);
-            return Err(NoConnection { at_once: false, failure: Failure::UpstreamOverloaded, detail });
-        };
-        let made = self.connect(true, &bounds).await;
-        match made {
-            Ok(connected) => match self.drive(connected, Arc::new(place)) {
-                Made::Http1(sender, place) => Ok(Lease::new(Carrier::Http1(sender), place, self.arc()?, false)),
-                Made::Http2(_) => Err(NoConnection {
-                    at_once: false,
-                    failure: Failure::UpstreamBroken,
-                    detail: "HTTP/2, where HTTP/1.1 was asked for".to_owned(),
-                }),
-            },
-            Err(error) => {
-                let at_once = error.result == "refused";
-                Err(NoConnection { at_once, failure: Failure::UpstreamRefused, detail: error.detail })
-            }
-        }
-    }
-
-    fn may_choose_http2(&self) -> bool {
-        self.connector.tls.as_ref().is_some_and(|(tls, _)| tls.usual.alpn_protocols.iter().any(|name| name == b"h2"))
-    }
-
     pub(super) fn arc(&self) -> Result<Arc<Self>, NoConnection> {
         let gone = || NoConnection { at_once: false, failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
         self.me.upgrade().ok_or_else(gone)
     }
 
-    /// One more connection, if there may be one. Without room an idle one goes.
-    fn place(&self, limits: &UpstreamBounds) -> Option<Place> {
+    /// One more connection, if there may be one.
+    pub(super) fn place(&self, limits: &UpstreamBounds) -> Option<Place> {
         let pool = self.me.upgrade()?;
         let taken = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < limits.connections).then_some(open + 1));
         taken.ok()?;
@@ -78,6 +46,7 @@ impl Pool {
     /// Makes as many connections as the requests that wait need, and as there may be.
     pub(super) fn make_connections(&self) {
         let bounds = self.bounds.load_full();
+        self.serve_tunnels(&bounds.limits);
         loop {
             let wanted = self.locked(|state| {
                 state.forget_who_left();
@@ -96,7 +65,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, http1: bool, bounds: &Bounds) -> Result<Connected, ConnectError> {
+    pub(super) async fn connect(&self, http1: bool, bounds: &Bounds) -> Result<Connected, ConnectError> {
         let limit = bounds.timeouts.connect;
         let made = timeout(limit, self.connector.connect(http1, bounds.limits.streams)).await;
         let made = made.unwrap_or_else(|_| Err(ConnectError { result: "timeout", detail: format!("not connected within {limit:?}") }));
@@ -105,7 +74,7 @@ impl Pool {
     }
 
     /// Sets a new connection going.
-    fn drive(&self, connected: Connected, place: Arc<Place>) -> Made {
+    pub(super) fn drive(&self, connected: Connected, place: Arc<Place>) -> Made {
         let (pool, held) = (self.me.clone(), place.clone());
         match connected {
             Connected::Http1(sender, connection) => {

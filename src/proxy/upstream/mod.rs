@@ -13,6 +13,7 @@ mod making;
 mod pool;
 mod resting;
 mod tls;
+mod tunnels;
 mod wire;
 
 use std::collections::HashMap;

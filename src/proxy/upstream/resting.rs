@@ -77,9 +77,14 @@ impl Shared {
         self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed)) && !self.sender.is_closed()
     }
 
+    /// Whether nothing is asked on it. It stays so for as long as the pool is locked.
+    pub fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Acquire) == 0
+    }
+
     fn is_idle_since(&self, now: Instant, limit: Duration) -> bool {
         let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        self.streams.load(Ordering::Acquire) == 0 && now.duration_since(since) >= limit
+        self.is_idle() && now.duration_since(since) >= limit
     }
 }
 
