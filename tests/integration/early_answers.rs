@@ -144,7 +144,10 @@ async fn early_http2(reads: bool) -> (Upstream, UnboundedReceiver<Told>, Arc<Mut
                     let mut body = request.into_body();
                     let mut stream = respond.send_response(Response::new(()), false).unwrap();
                     stream.send_data(Bytes::from_static(b"early"), true).unwrap();
-                    while posted {
+                    if !posted {
+                        return;
+                    }
+                    loop {
                         match body.data().await {
                             Some(Ok(part)) if reads => drop(body.flow_control().release_capacity(part.len())),
                             Some(Ok(_)) => {}
