@@ -172,6 +172,7 @@ fn timeouts(c: &mut Compiler<'_>, config: &Config, keys: &UpstreamKeys, below: &
         connect: span("connect", written.connect, config.timeouts.connect),
         idle: span("idle", written.idle, config.timeouts.tunnel_idle),
         total: written.total.map(|total| span("total", Some(total), total)),
+        body: config.timeouts.body.0,
     }
 }
 

@@ -85,6 +85,8 @@ pub struct UpstreamTimeouts {
     pub idle: Duration,
     /// From a request's head to the last byte of its answer.
     pub total: Option<Duration>,
+    /// For what is left of a request's body when its answer has ended.
+    pub body: Duration,
 }
 
 /// How names are resolved, and how long an answer counts, whatever it says itself.
@@ -106,7 +108,7 @@ impl Upstream {
             protocol: Protocol::Auto,
             tls: None,
             bounds: UpstreamBounds { connections: 0, pending: 0, warm: 0, streams: 0, idle: zero },
-            timeouts: UpstreamTimeouts { connect: zero, response: zero, idle: zero, total: None },
+            timeouts: UpstreamTimeouts { connect: zero, response: zero, idle: zero, total: None, body: zero },
             dns: Dns { least: zero, longest: zero, servers: Vec::new() },
             balancing: Arc::new(Balancing::none()),
         }

@@ -237,7 +237,7 @@ pub struct ResponseBody {
     nominated: Vec<String>,
     record: Option<Record>,
     open: Option<Arc<OpenRequest>>,
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
     ended: bool,
 }
 
@@ -276,8 +276,14 @@ impl ResponseBody {
         self.taking = taking;
     }
 
-    /// The place of its request or stream is given back when the body is gone.
+    /// The place of its request or stream is given back when the body is gone, and the request's own as well.
     pub fn keep(&mut self, place: Place) {
+        let place = Arc::new(place);
+        match &mut self.source {
+            Source::Upstream(body) => body.keep(&place),
+            Source::Stream(body) => body.keep(&place),
+            Source::Own(_) => {}
+        }
         self.place = Some(place);
     }
 

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
+use super::admission::Place;
 use super::body::BoxError;
 use super::failure::Failure;
 use super::gate::Gate;
@@ -192,6 +193,13 @@ pub fn stream_of(
 }
 
 impl StreamBody {
+    /// Its request's place is kept until the request's own body has ended.
+    pub fn keep(&mut self, place: &Arc<Place>) {
+        if let Some(inner) = &mut self.inner {
+            inner.keep(place);
+        }
+    }
+
     /// Why it was ended, if it was.
     pub fn ended_by(&self) -> Option<Ended> {
         self.ended

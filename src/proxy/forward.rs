@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::ending::{Watch, stream_of};
 use super::failure::Failure;
-use super::gate::Gate;
+use super::gate::{Gate, InForce};
 use super::grpc::{CallTime, is_grpc};
 use super::handle::Peer;
 use super::opening::Opening;
@@ -19,7 +19,7 @@ use super::rewrite::{self, Way};
 use super::screen::{Screened, nominated};
 use super::upgrade::Tunnel;
 use super::upstream::{Tries, Unanswered, balance_key};
-use crate::access::{Permit, Snapshot};
+use crate::access::Permit;
 use crate::clock;
 use crate::observe::Record;
 use crate::policy::{Protocol, Upstream};
@@ -33,13 +33,14 @@ pub enum Forwarded {
 /// Sends a permitted request on its way, and makes of the answer what the client gets.
 pub async fn forward(
     gate: &Arc<Gate>,
-    snapshot: &Arc<Snapshot>,
+    in_force: &Arc<InForce>,
     peer: &Peer,
     mut request: Request<Incoming>,
     screened: &Screened,
     permit: Permit,
     record: &mut Record,
 ) -> Result<Forwarded, Unanswered> {
+    let snapshot = &in_force.snapshot;
     let service = &snapshot.policy.services[permit.service()];
     let route = &service.routes[permit.route()];
     let (patience, rewriting, body_bytes_max) = (route.timeout, &route.rewriting, route.body_bytes);
@@ -65,8 +66,7 @@ pub async fn forward(
     let nominated = [nominated(request.headers()), rewriting.request.gone.clone()].concat();
     let body = RequestBody::new(request.into_body(), snapshot.clone(), nominated, progress.clone()).within(body_bytes_max, conversation);
     let sent = clock::instant_now();
-    let upstreams = gate.upstreams();
-    let cluster = upstreams.cluster(&service.name).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
+    let cluster = in_force.upstreams.cluster(&service.name).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
     let mut tries = Tries::default();
     let answer = {
         // Pinned, so that what waits for it holds an address, not the large future itself, once for each layer.

@@ -1,5 +1,6 @@
 //! What every request shares: the snapshot in force, the keys, the pools, the record keeper, and the signals of the end.
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,9 +31,23 @@ pub enum Phase {
     HandedOver,
 }
 
+/// What one request is decided and forwarded by: swapped as one, so that a request that is decided by a policy goes to the
+/// upstreams of that policy.
+pub struct InForce {
+    pub snapshot: Arc<Snapshot>,
+    pub upstreams: Arc<Upstreams>,
+}
+
+impl Deref for InForce {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
 pub struct Gate {
-    current: ArcSwap<Snapshot>,
-    upstreams: ArcSwap<Upstreams>,
+    current: ArcSwap<InForce>,
     /// Writers of `current`, one at a time.
     writing: Mutex<()>,
     keys: KeyStore,
@@ -79,8 +94,7 @@ impl Gate {
         }
         let instance = uuid::Uuid::now_v7().simple().to_string();
         Ok(Arc::new(Self {
-            current: ArcSwap::from_pointee(snapshot),
-            upstreams: ArcSwap::from_pointee(upstreams),
+            current: ArcSwap::from_pointee(InForce { snapshot: Arc::new(snapshot), upstreams: Arc::new(upstreams) }),
             writing: Mutex::new(()),
             keys,
             introspector,
@@ -98,13 +112,14 @@ impl Gate {
         }))
     }
 
-    /// The snapshot in force: taken once a request.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    /// What is in force: taken once a request.
+    pub fn in_force(&self) -> Arc<InForce> {
         self.current.load_full()
     }
 
-    pub fn upstreams(&self) -> Arc<Upstreams> {
-        self.upstreams.load_full()
+    /// The snapshot in force, for what does not forward.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load().snapshot.clone()
     }
 
     /// Puts a new policy into force. Nothing changes when it cannot be.
@@ -116,7 +131,8 @@ impl Gate {
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
         // Late among what can fail: endpoints that stay take their new limits here.
-        let upstreams = Upstreams::of(&policy, &self.upstreams.load(), &self.observer.metrics.upstreams)?;
+        let old = self.current.load_full();
+        let upstreams = Upstreams::of(&policy, &old.upstreams, &self.observer.metrics.upstreams)?;
         self.keys.adopt(&policy)?;
         self.introspector.adopt(askers);
         self.consents.adopt(consents);
@@ -125,7 +141,6 @@ impl Gate {
         if let Some(place) = audit {
             self.observer.audit.turn_to(place)?;
         }
-        let old = self.current.load_full();
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),
             false => Arc::new(Remembered::new(policy.remembered_tokens)),
@@ -135,13 +150,12 @@ impl Gate {
         let snapshot = Snapshot::new(Arc::new(policy), keyring, remembered).with_consents(known).with_revoked(self.revocations.revoked());
         self.observer.set_access_log(snapshot.policy.log.access);
         self.observer.metrics.adopt(&snapshot);
-        upstreams.take_over();
-        self.upstreams.store(Arc::new(upstreams));
+        upstreams.take_over(&old.upstreams);
         self.admission.adopt(&snapshot.policy);
         self.rates.adopt(&snapshot.policy, shared.clone());
         self.revocations.adopt(&snapshot.policy, shared.as_ref());
         self.shared.store(shared);
-        self.current.store(Arc::new(snapshot));
+        self.current.store(Arc::new(InForce { snapshot: Arc::new(snapshot), upstreams: Arc::new(upstreams) }));
         Ok(())
     }
 
@@ -150,7 +164,8 @@ impl Gate {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.current.load_full();
         let keyring = self.keys.keyring(&old.policy);
-        self.current.store(Arc::new(old.with_keyring(keyring)));
+        let snapshot = Arc::new(old.with_keyring(keyring));
+        self.current.store(Arc::new(InForce { snapshot, upstreams: old.upstreams.clone() }));
     }
 
     /// Issuers whose keys are not there.
@@ -214,7 +229,7 @@ impl Gate {
 
 impl AdminView for Gate {
     fn standings(&self) -> Vec<ServiceStanding> {
-        self.upstreams.load().standings()
+        self.current.load().upstreams.standings()
     }
 
     fn audit(&self) -> &AuditTrail {
@@ -222,7 +237,7 @@ impl AdminView for Gate {
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
-        self.current.load_full()
+        self.current.load().snapshot.clone()
     }
 
     fn health(&self) -> &Health {

@@ -23,7 +23,7 @@ use super::ending::is_stream;
 use super::extended;
 use super::failure::Failure;
 use super::forward::{Forwarded, forward};
-use super::gate::Gate;
+use super::gate::{Gate, InForce};
 use super::grpc::is_grpc;
 use super::limit::limit;
 use super::own;
@@ -114,7 +114,7 @@ async fn caught(work: impl Future<Output = Response<ResponseBody>>, asked: &Aske
 
 /// Takes a place for the request, or refuses it before anything is decided: refusing is cheap then.
 async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut record: Record) -> Response<ResponseBody> {
-    let snapshot = gate.snapshot();
+    let snapshot = gate.in_force();
     let (id, version, grpc) = (record.request_id.clone(), request.version(), is_grpc(request.headers()));
     let asked = Asked { request_id: &id, version, grpc };
     record.judge(&snapshot.policy);
@@ -136,7 +136,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
         }
     };
     // What was changed while it waited for its place counts for it.
-    let snapshot = gate.snapshot();
+    let snapshot = gate.in_force();
     record.judge(&snapshot.policy);
     let mut response = serve_admitted(&gate, (snapshot, &peer), request, (screened, certificate, &asked), record).await;
     // A stream may last for hours: it leaves the place of its request to others, if there is one for streams.
@@ -151,7 +151,7 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
 
 async fn serve_admitted(
     gate: &Arc<Gate>,
-    (snapshot, peer): (Arc<Snapshot>, &Peer),
+    (snapshot, peer): (Arc<InForce>, &Peer),
     request: Request<Incoming>,
     (screened, certificate, asked): (Screened, Option<&ClientCertificate>, &Asked<'_>),
     mut record: Record,
@@ -168,7 +168,7 @@ async fn serve_admitted(
             return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
         }
         Ok(Verdict::Own { endpoint, client }) => {
-            let (response, ended) = own::answer(gate, &snapshot, (endpoint, client), request, asked, peer.address).await;
+            let (response, ended) = own::answer(gate, &snapshot.snapshot, (endpoint, client), request, asked, peer.address).await;
             let (outcome, reason, detail) = ended;
             record.decide(&snapshot.policy, None, None, outcome);
             (record.reason, record.detail) = (reason, detail);
@@ -260,11 +260,11 @@ fn leave_body(request: Request<Incoming>) {
 /// could not be asked for is no bad key: a good token signed with a new one must never look bad.
 async fn decide_with_keys(
     gate: &Gate,
-    mut snapshot: Arc<Snapshot>,
+    mut snapshot: Arc<InForce>,
     request: &Request<Incoming>,
     screened: &Screened,
     certificate: Option<&ClientCertificate>,
-) -> (Arc<Snapshot>, Result<Verdict, Box<Refusal>>) {
+) -> (Arc<InForce>, Result<Verdict, Box<Refusal>>) {
     /// The first fetch may have begun before the key was there.
     const QUESTIONS_MAX: usize = 2;
     /// A caller would rather come again than wait for longer.
@@ -292,7 +292,7 @@ async fn decide_with_keys(
         let away = snapshot.keyring.0[issuer].unreachable;
         let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away && verdict.is_err());
         let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, &kid, patience).await;
-        snapshot = gate.snapshot();
+        snapshot = gate.in_force();
         verdict = decide(&snapshot, &head, clock::unix_now());
         match checked {
             Checked::Now => {

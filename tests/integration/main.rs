@@ -13,6 +13,7 @@ mod cors;
 mod differential;
 mod discovery;
 mod draining;
+mod early_answers;
 mod expectations;
 mod first_request;
 mod forwarding;

@@ -263,6 +263,26 @@ async fn a_hundred_requests_with_one_token_ask_once() {
 }
 
 #[tokio::test]
+async fn a_request_goes_to_the_upstream_of_the_policy_that_decided_on_it() {
+    let (issuer, old, new) = (issuer().await, Upstream::friendly().await, Upstream::friendly().await);
+    let (endpoint, waiting, permits) = held_endpoint(active(&issuer, &[])).await;
+    let to = |upstream: &Upstream| gate(&issuer, upstream).in_service(&introspection(&endpoint, ", timeout: 10s"));
+    let mut gate = to(&old).start().await;
+    let mut client = Connection::open(gate.address()).await;
+    client.write(&gate.get("/me").token(TOKEN).bytes("")).await;
+    until("the issuer is asked", || async { waiting.load(Ordering::SeqCst) == 1 }).await;
+
+    gate.rewrite(&to(&new).yaml()).await;
+    gate.rewrite(&to(&new).settings("log: { level: debug }").yaml()).await;
+    permits.add_permits(2);
+
+    assert_eq!(client.answer("GET").await.status, 200);
+    assert_eq!((old.received().len(), new.received().len()), (1, 0));
+    assert_eq!(ask(&gate, "/me").await, permitted());
+    assert_eq!((old.received().len(), new.received().len()), (1, 1), "the next is decided anew");
+}
+
+#[tokio::test]
 async fn a_question_goes_on_for_the_others_when_who_asked_first_has_left() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let (endpoint, waiting, permits) = held_endpoint(active(&issuer, &[])).await;

@@ -179,6 +179,30 @@ async fn an_answer_that_is_no_http_is_a_502() {
     }
 }
 
+/// RFC 9112 §6.3, RFC 9110 §8.6: where one answer ends and the next begins is not known there.
+#[tokio::test]
+async fn the_connection_of_an_answer_with_two_lengths_is_never_used_again() {
+    let issuer = issuer().await;
+    let two: [&[u8]; 4] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+    ];
+    for bytes in two {
+        let upstream = Upstream::answering(bytes).await;
+        let gate = gate(&issuer, &upstream).start().await;
+
+        for connections in 1..=3 {
+            let answer = gate.get("/public/a").send().await;
+
+            let shown = String::from_utf8_lossy(bytes);
+            assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_broken"), "{shown:?}");
+            assert_eq!(upstream.connections(), connections, "{shown:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_the_upstream_closed_while_idle_costs_no_request() {
     let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);

@@ -359,3 +359,60 @@ async fn authorities_change_with_their_file_and_a_broken_one_changes_nothing() {
     gate.rewrite_files(&[("ca.crt", &format!("{}{}", next.pem, signer.pem))]).await;
     assert_eq!(gate.get("/u/a").send().await.text(), "h1");
 }
+
+fn ask_websocket(gate: &Gate) -> Vec<u8> {
+    let ask = gate.get("/u/ws").header("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13");
+    ask.header("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==").bytes("")
+}
+
+#[tokio::test]
+async fn a_websocket_takes_the_place_of_an_idle_connection_or_the_connection_itself() {
+    let signer = Signer::new();
+    for (speaks, expected) in [(&["h2", "http/1.1"][..], &["h2", "http/1.1"][..]), (&["http/1.1"], &["http/1.1"])] {
+        let (upstream, heard) = tls_upstream(&signer, "localhost", speaks, false).await;
+        let tls = "tls: { ca_file: ca.crt, server_name: localhost }";
+        let written = format!("{{ url: 'https://{}', {tls}, connections: 1, pending: 0 }}", upstream.address());
+        let gate = gate_to(&written, &[("ca.crt", &signer.pem)]).await;
+        assert_eq!(gate.get("/u/a").send().await.status, 200);
+        let idle = format!("wicketgate_upstream_connections{{endpoint=\"{}\",service=\"u\"}}", upstream.address());
+        assert_eq!(gate.metric(&idle).await, Some(1.0), "it is kept");
+
+        let mut client = Connection::open(gate.address()).await;
+        client.write(&ask_websocket(&gate)).await;
+
+        assert_eq!(client.answer("GET").await.status, 101, "{speaks:?}");
+        let protocols: Vec<_> = heard.lock().unwrap().iter().map(|(_, protocol, _)| protocol.clone().unwrap_or_default()).collect();
+        assert_eq!(protocols, expected);
+        // Nothing is idle now.
+        let mut another = Connection::open(gate.address()).await;
+        another.write(&ask_websocket(&gate)).await;
+        let refused = another.answer("GET").await;
+        assert_eq!((refused.status, refused.code().as_str()), (503, "upstream_overloaded"));
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_waits_for_a_place_as_other_requests_do() {
+    let signer = Signer::new();
+    let (upstream, _) = tls_upstream(&signer, "localhost", &["h2", "http/1.1"], false).await;
+    let tls = "tls: { ca_file: ca.crt, server_name: localhost }";
+    let written = format!("{{ url: 'https://{}', {tls}, connections: 1, pending: 1 }}", upstream.address());
+    let gate = gate_to(&written, &[("ca.crt", &signer.pem)]).await;
+    // The request is answered when its body has come.
+    let mut busy = Connection::open(gate.address()).await;
+    busy.write(&gate.ask("POST", "/u/a").header("Content-Length: 1").bytes("")).await;
+    let open = format!("wicketgate_upstream_connections{{endpoint=\"{}\",service=\"u\"}}", upstream.address());
+    until("the connection is there", || async { gate.metric(&open).await == Some(1.0) }).await;
+    let mut client = Connection::open(gate.address()).await;
+    client.write(&ask_websocket(&gate)).await;
+    let pending = format!("wicketgate_upstream_requests_pending{{endpoint=\"{}\",service=\"u\"}}", upstream.address());
+    until("the WebSocket waits", || async { gate.metric(&pending).await == Some(1.0) }).await;
+
+    let mut another = Connection::open(gate.address()).await;
+    another.write(&ask_websocket(&gate)).await;
+    assert_eq!(another.answer("GET").await.status, 503, "one may wait");
+    busy.write(b"x").await;
+
+    assert_eq!(busy.answer("POST").await.text(), "h2");
+    assert_eq!(client.answer("GET").await.status, 101);
+}

@@ -13,7 +13,10 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::lease::Lease;
+use super::pool::spawn;
 use super::resting::Place;
+use crate::clock;
+use crate::proxy::admission;
 use crate::proxy::body::BoxError;
 
 /// Counts a request at its endpoint for as long as it lives.
@@ -37,24 +40,71 @@ impl Drop for InFlight {
 #[error("{0}")]
 pub struct AnswerStopped(&'static str);
 
+/// What an exchange holds until it has ended both ways.
+pub struct Held {
+    lease: Lease,
+    _flight: InFlight,
+    /// Its place among the requests in flight, while its own body is not whole.
+    place: Option<Arc<admission::Place>>,
+}
+
+impl Held {
+    pub fn new(lease: Lease, flight: InFlight) -> Self {
+        Self { lease, _flight: flight, place: None }
+    }
+
+    /// Gives the request's body so much time, and lets go.
+    async fn finish(self, patience: Duration) {
+        let Self { lease, _flight, place: _place } = self;
+        lease.finish(patience).await;
+    }
+}
+
 pub struct UpstreamBody {
     inner: Incoming,
     /// Let go at the end, so that the connection is free before the client has read everything.
-    held: Option<(Lease, InFlight)>,
+    held: Option<Held>,
     idle: Duration,
     waits: Option<Pin<Box<Sleep>>>,
     total: Option<Pin<Box<Sleep>>>,
 }
 
 impl UpstreamBody {
-    pub fn new(inner: Incoming, lease: Lease, flight: InFlight, idle: Duration, deadline: Option<std::time::Instant>) -> Self {
+    pub fn new(inner: Incoming, held: Held, idle: Duration, deadline: Option<std::time::Instant>) -> Self {
         let total = deadline.map(|at| Box::pin(sleep_until(Instant::from_std(at))));
-        Self { inner, held: Some((lease, flight)), idle, waits: None, total }
+        Self { inner, held: Some(held), idle, waits: None, total }
+    }
+
+    /// The place of its request is kept for as long as the request's own body goes on, even beyond the answer.
+    pub fn keep(&mut self, place: &Arc<admission::Place>) {
+        if let Some(held) = &mut self.held
+            && held.lease.is_sending()
+        {
+            held.place = Some(place.clone());
+        }
+    }
+
+    /// The answer is over. What is left of the request has some time if the answer is whole: an upload that is nearly there
+    /// then ends in good order, and its connection may be used again. Nobody wants the rest of one that broke off.
+    fn let_go(&mut self, whole: bool) {
+        let Some(mut held) = self.held.take() else { return };
+        if !held.lease.is_sending() {
+            return;
+        }
+        let patience = match (whole, &self.total) {
+            (false, _) => Duration::ZERO,
+            (true, None) => held.lease.patience(),
+            (true, Some(total)) => {
+                let left = total.deadline().into_std().saturating_duration_since(clock::instant_now());
+                held.lease.patience().min(left)
+            }
+        };
+        spawn(held.finish(patience));
     }
 
     /// What a tunnel keeps: its place among the endpoint's connections.
     pub fn into_place(mut self) -> Option<Arc<Place>> {
-        self.held.take().map(|(lease, _)| lease.place())
+        self.held.take().map(|held| held.lease.place())
     }
 
     fn stopped(&mut self, cx: &mut Context<'_>) -> Option<AnswerStopped> {
@@ -67,6 +117,13 @@ impl UpstreamBody {
     }
 }
 
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        let whole = self.inner.is_end_stream();
+        self.let_go(whole);
+    }
+}
+
 impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -76,15 +133,17 @@ impl Body for UpstreamBody {
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Pending => match this.stopped(cx) {
                 Some(stopped) => {
-                    this.held = None;
+                    this.let_go(false);
                     Poll::Ready(Some(Err(stopped.into())))
                 }
                 None => Poll::Pending,
             },
             Poll::Ready(frame) => {
                 this.waits = None;
-                if !matches!(frame, Some(Ok(_))) || this.inner.is_end_stream() {
-                    this.held = None;
+                match &frame {
+                    Some(Ok(_)) if !this.inner.is_end_stream() => {}
+                    Some(Ok(_)) | None => this.let_go(true),
+                    Some(Err(_)) => this.let_go(false),
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
             }

@@ -1,24 +1,28 @@
 //! Making a connection: to the address, to the other addresses of its name where that one does not answer, TLS, and the
 //! first words of HTTP.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::{Either, select};
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable, Either, select};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::lent::Lent;
+use super::pool::spawn;
 use super::tls::ClientTls;
 use super::wire::Wire;
 
@@ -52,7 +56,48 @@ pub enum Target {
 #[allow(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 pub enum Connected {
     Http1(http1::SendRequest<Lent>, http1::Connection<TokioIo<Wire>, Lent>),
-    Http2(http2::SendRequest<Lent>, http2::Connection<TokioIo<Wire>, Lent, TokioExecutor>),
+    Http2(http2::SendRequest<Lent>, http2::Connection<TokioIo<Wire>, Lent, Tasks>, Frames),
+}
+
+/// Sets going what hyper wants to go on beside an HTTP/2 connection: the first is what moves its frames.
+#[derive(Clone)]
+pub struct Tasks(Arc<Mutex<Option<Moving>>>);
+
+type Moving = (AbortRegistration, oneshot::Sender<Infallible>);
+
+/// What moves the frames of a connection: for as long as there is a stream on it, whoever asks or does not.
+pub struct Frames {
+    end: AbortHandle,
+    ended: oneshot::Receiver<Infallible>,
+}
+
+impl Frames {
+    /// Returns when they move no more, which they are made to after a while.
+    pub async fn end_within(self, limit: Duration) {
+        if timeout(limit, self.ended).await.is_err() {
+            self.end.abort();
+        }
+    }
+}
+
+impl Tasks {
+    fn new() -> (Self, Frames) {
+        let (end, registration) = AbortHandle::new_pair();
+        let (moves, ended) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some((registration, moves))))), Frames { end, ended })
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some((registration, moves)) => spawn(async {
+                let _ended = Abortable::new(task, registration).await;
+                drop(moves);
+            }),
+            None => spawn(task),
+        }
+    }
 }
 
 /// Why there is no connection.
@@ -115,7 +160,8 @@ async fn greet_http1(wire: Wire) -> hyper::Result<Connected> {
 
 async fn greet_http2(wire: Wire, streams: usize) -> hyper::Result<Connected> {
     let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (tasks, frames) = Tasks::new();
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -126,7 +172,7 @@ async fn greet_http2(wire: Wire, streams: usize) -> hyper::Result<Connected> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let (sender, connection) = builder.handshake(TokioIo::new(wire)).await?;
-    Ok(Connected::Http2(sender, connection))
+    Ok(Connected::Http2(sender, connection, frames))
 }
 
 /// To the first address, or to the others once it has failed or takes long (RFC 8305).

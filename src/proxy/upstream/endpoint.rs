@@ -10,11 +10,11 @@ use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::answer::{InFlight, UpstreamBody};
+use super::answer::{Held, InFlight, UpstreamBody};
 use super::connect::{Connector, Target, chain};
 use super::lease::Lease;
 use super::lent::{Lender, Lent};
@@ -166,7 +166,13 @@ impl Endpoint {
             match self.exchange(&mut lease, request, patience).await {
                 Ok(response) => {
                     let (idle, deadline) = (patience.idle, patience.deadline);
-                    return Ok(framed_once(response)?.map(|body| UpstreamBody::new(body, lease, flight, idle, deadline)));
+                    return match framed_once(response) {
+                        Ok(response) => Ok(response.map(|body| UpstreamBody::new(body, Held::new(lease, flight), idle, deadline))),
+                        Err(attempt) => {
+                            lease.discard();
+                            Err(attempt)
+                        }
+                    };
                 }
                 // One that is closed makes it likely that others of its age are.
                 Err(Attempt { unsent: true, request: Some(back), .. }) if reused && again > 0 => {
@@ -180,7 +186,7 @@ impl Endpoint {
 
     async fn lease(&self, want: Want, tunnel: bool, patience: &Patience) -> Result<Lease, NoConnection> {
         if tunnel {
-            return self.pool.lease_for_tunnel().await;
+            return self.pool.lease_for_tunnel(want).await;
         }
         if let Some(lease) = self.pool.take(want) {
             return Ok(lease);
@@ -200,7 +206,7 @@ impl Endpoint {
         }
         let target = std::mem::take(&mut head.uri);
         head.uri = origin_form(&target);
-        let sent = lease.send(Request::from_parts(head, Lent::Given(body)));
+        let sent = lease.send(Request::from_parts(head, Lent::given(body)));
         waited(sent, patience).await?.map_err(|unanswered| {
             let mut attempt = Attempt::of(unanswered.error.as_ref(), patience);
             attempt.request = unanswered.request.and_then(|request| {
@@ -325,14 +331,21 @@ fn for_http2<B>(request: &mut Request<B>, tls: bool) {
     *request.version_mut() = Version::HTTP_2;
 }
 
-/// Refuses an answer whose body ends in one place for one reader and elsewhere for another (RFC 9112 §6.3). Its connection
-/// is closed, since nobody reads the body.
+/// Refuses an answer whose body ends in one place for one reader and elsewhere for another (RFC 9112 §6.3), even where the
+/// lengths are the same (RFC 9110 §8.6). Its connection must not be used again: nobody knows what the next answer on it is.
 fn framed_once(response: Response<Incoming>) -> Result<Response<Incoming>, Attempt> {
     let headers = response.headers();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(response) };
-    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-    match chunked && !headers.contains_key(CONTENT_LENGTH) {
+    let only = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        (values.next(), values.next().is_none())
+    };
+    let good = match (only(TRANSFER_ENCODING), only(CONTENT_LENGTH)) {
+        ((None, _), (None, _)) => true,
+        ((None, _), (Some(length), true)) => length.as_bytes().iter().all(u8::is_ascii_digit),
+        ((Some(coding), true), (None, _)) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        ((Some(_), _) | (None, _), _) => false,
+    };
+    match good {
         true => Ok(response),
         false => {
             let detail = "an answer with two lengths, or a coding other than chunked";

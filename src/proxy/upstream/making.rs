@@ -1,76 +1,52 @@
-//! Connections in the making: as many as those who wait need, those that are kept open ahead of need, and the one that
-//! becomes a tunnel.
+//! Connections in the making: as many as those who wait need, and those that are kept open ahead of need.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::{AbortHandle, Abortable};
 use hyper::client::conn::http1;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connected};
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
-use super::pool::{Bounds, NoConnection, Pool, Want, spawn};
+use super::pool::{Bounds, NoConnection, Pool, spawn};
 use super::resting::{Place, Shared};
 use crate::policy::UpstreamBounds;
 use crate::proxy::failure::Failure;
 
-enum Made {
+/// How long an HTTP/2 connection may take to end once nobody asks anything on it: a stream that was given up and does not
+/// end would keep it for ever.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A connection that is open and moves.
+pub(super) enum Made {
     Http1(http1::SendRequest<Lent>, Arc<Place>),
     Http2(Arc<Shared>),
 }
 
 impl Pool {
-    /// A connection of its own, for what becomes a tunnel, over HTTP/1.1 whatever the endpoint would choose.
-    pub async fn lease_for_tunnel(&self) -> Result<Lease, NoConnection> {
-        if !self.may_choose_http2() {
-            return self.lease(Want::Any).await;
-        }
-        let bounds = self.bounds.load_full();
-        let Some(place) = self.place(&bounds.limits) else {
-            self.metrics.refused.inc();
-            let detail = format!("{} connections, which is all there may be", bounds.limits.connections);
-            return Err(NoConnection { at_once: false, failure: Failure::UpstreamOverloaded, detail });
-        };
-        let made = self.connect(true, &bounds).await;
-        match made {
-            Ok(connected) => match self.drive(connected, Arc::new(place)) {
-                Made::Http1(sender, place) => Ok(Lease::new(Carrier::Http1(sender), place, self.arc()?, false)),
-                Made::Http2(_) => Err(NoConnection {
-                    at_once: false,
-                    failure: Failure::UpstreamBroken,
-                    detail: "HTTP/2, where HTTP/1.1 was asked for".to_owned(),
-                }),
-            },
-            Err(error) => {
-                let at_once = error.result == "refused";
-                Err(NoConnection { at_once, failure: Failure::UpstreamRefused, detail: error.detail })
-            }
-        }
-    }
-
-    fn may_choose_http2(&self) -> bool {
-        self.connector.tls.as_ref().is_some_and(|(tls, _)| tls.usual.alpn_protocols.iter().any(|name| name == b"h2"))
-    }
-
     pub(super) fn arc(&self) -> Result<Arc<Self>, NoConnection> {
         let gone = || NoConnection { at_once: false, failure: Failure::UpstreamRefused, detail: "the endpoint is gone".to_owned() };
         self.me.upgrade().ok_or_else(gone)
     }
 
-    /// One more connection, if there may be one. Without room an idle one goes.
-    fn place(&self, limits: &UpstreamBounds) -> Option<Place> {
+    /// One more connection, if there may be one.
+    pub(super) fn place(&self, limits: &UpstreamBounds) -> Option<Place> {
         let pool = self.me.upgrade()?;
         let taken = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < limits.connections).then_some(open + 1));
         taken.ok()?;
         self.metrics.open.inc();
-        Some(Place(pool))
+        Some(Place::new(pool))
     }
 
     /// Makes as many connections as the requests that wait need, and as there may be.
     pub(super) fn make_connections(&self) {
         let bounds = self.bounds.load_full();
+        self.serve_tunnels(&bounds.limits);
         loop {
             let wanted = self.locked(|state| {
                 state.forget_who_left();
@@ -89,7 +65,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, http1: bool, bounds: &Bounds) -> Result<Connected, ConnectError> {
+    pub(super) async fn connect(&self, http1: bool, bounds: &Bounds) -> Result<Connected, ConnectError> {
         let limit = bounds.timeouts.connect;
         let made = timeout(limit, self.connector.connect(http1, bounds.limits.streams)).await;
         let made = made.unwrap_or_else(|_| Err(ConnectError { result: "timeout", detail: format!("not connected within {limit:?}") }));
@@ -98,21 +74,24 @@ impl Pool {
     }
 
     /// Sets a new connection going.
-    fn drive(&self, connected: Connected, place: Arc<Place>) -> Made {
+    pub(super) fn drive(&self, connected: Connected, place: Arc<Place>) -> Made {
         let (pool, held) = (self.me.clone(), place.clone());
         match connected {
             Connected::Http1(sender, connection) => {
+                let (end, registration) = AbortHandle::new_pair();
+                let _first = place.end.set(end);
                 spawn(async move {
-                    if let Err(error) = connection.with_upgrades().await {
+                    if let Ok(Err(error)) = Abortable::new(connection.with_upgrades(), registration).await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
                     ended(&pool, held);
                 });
                 Made::Http1(sender, place)
             }
-            Connected::Http2(sender, mut connection) => {
+            Connected::Http2(sender, mut connection, frames) => {
                 let allowed = Arc::new(AtomicUsize::new(usize::MAX));
                 let seen = allowed.clone();
+                let (asked, unasked) = oneshot::channel::<Infallible>();
                 spawn(async move {
                     let moved = std::future::poll_fn(|cx| {
                         let moved = std::pin::Pin::new(&mut connection).poll(cx);
@@ -122,9 +101,16 @@ impl Pool {
                     if let Err(error) = moved.await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
-                    ended(&pool, held);
+                    // Whoever would ask sees then that it is closed. Streams that are on it go on.
+                    drop(connection);
+                    if let Some(pool) = pool.upgrade() {
+                        pool.forget_ended();
+                    }
+                    let Err(_dropped) = unasked.await;
+                    frames.end_within(LAST_WORDS).await;
+                    drop(held);
                 });
-                Made::Http2(Shared::new(sender, allowed, place))
+                Made::Http2(Shared::new(sender, allowed, place, asked))
             }
         }
     }
@@ -185,7 +171,7 @@ impl Pool {
 
 /// Makes a connection, and hands it to who waits.
 async fn make(place: Place, bounds: Arc<Bounds>) {
-    let pool = place.0.clone();
+    let pool = place.pool.clone();
     let made = pool.connect(false, &bounds).await;
     match made {
         Ok(connected) => match pool.drive(connected, Arc::new(place)) {

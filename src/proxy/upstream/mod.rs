@@ -13,6 +13,7 @@ mod making;
 mod pool;
 mod resting;
 mod tls;
+mod tunnels;
 mod wire;
 
 use std::collections::HashMap;
@@ -34,8 +35,6 @@ use crate::policy::{Balance, Policy, Service};
 #[derive(Default)]
 pub struct Upstreams {
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
-    /// Those that were there before: a request that was decided by the policy before finds its service here.
-    before: HashMap<Arc<str>, Arc<Cluster>>,
 }
 
 impl Upstreams {
@@ -50,12 +49,12 @@ impl Upstreams {
             };
             clusters.insert(service.name.clone(), cluster);
         }
-        Ok(Self { clusters, before: before.clusters.clone() })
+        Ok(Self { clusters })
     }
 
     /// They are in force now: those that were there before follow nothing any more, unless they are the same.
-    pub fn take_over(&self) {
-        for (service, before) in &self.before {
+    pub fn take_over(&self, before: &Self) {
+        for (service, before) in &before.clusters {
             if !self.clusters.get(service).is_some_and(|now| Arc::ptr_eq(now, before)) {
                 before.retire(self.clusters.get(service));
             }
@@ -70,7 +69,7 @@ impl Upstreams {
     }
 
     pub fn cluster(&self, service: &str) -> Option<&Arc<Cluster>> {
-        self.clusters.get(service).or_else(|| self.before.get(service))
+        self.clusters.get(service)
     }
 }
 

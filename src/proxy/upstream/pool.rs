@@ -18,6 +18,7 @@ use super::connect::Connector;
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
 use super::resting::{Idle, Place, Shared, sweep};
+use super::tunnels::TunnelWaiter;
 use crate::clock;
 use crate::observe::EndpointMetrics;
 use crate::policy::{UpstreamBounds, UpstreamTimeouts};
@@ -51,6 +52,7 @@ pub(super) struct State {
     /// HTTP/2 connections.
     pub shared: Vec<Arc<Shared>>,
     pub waiting: VecDeque<Waiter>,
+    pub tunnels: VecDeque<TunnelWaiter>,
     pub connecting: usize,
     /// Whether the last connection spoke HTTP/2, so that one is made for many requests.
     pub http2: bool,
@@ -113,6 +115,7 @@ impl Pool {
             idle: Vec::new(),
             shared: Vec::new(),
             waiting: VecDeque::new(),
+            tunnels: VecDeque::new(),
             connecting: 0,
             http2: connector.prior_knowledge,
             sweeping: false,
@@ -259,6 +262,7 @@ impl Pool {
             }
         });
         self.serve_waiting();
+        self.make_room_for_tunnel();
         self.start_sweeping();
     }
 
@@ -337,7 +341,7 @@ impl State {
         self.forget_who_left();
         match self.waiting.pop_front() {
             Some(waiter) => PutAway::Wanted(waiter, idle),
-            None if self.closed => PutAway::NotKept(idle),
+            None if self.closed || self.tunnels_wait() => PutAway::NotKept(idle),
             None => {
                 self.idle.push(idle);
                 PutAway::Kept { sweep: !std::mem::replace(&mut self.sweeping, true) }
@@ -346,6 +350,10 @@ impl State {
     }
 
     fn take(&mut self, now: Instant, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {
+        self.take_idle(now, limits, pool, dead).or_else(|| self.take_shared(limits, pool))
+    }
+
+    pub fn take_idle(&mut self, now: Instant, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {
         while let Some(idle) = self.idle.pop() {
             let good = idle.sender.is_ready() && !idle.sender.is_closed() && now.duration_since(idle.since) < limits.idle;
             if good {
@@ -354,7 +362,7 @@ impl State {
             }
             dead.0.push(idle);
         }
-        self.take_shared(limits, pool)
+        None
     }
 
     /// Room on an HTTP/2 connection: on the first that has some, so that others become idle and go.
@@ -367,10 +375,10 @@ impl State {
 }
 
 /// Counts a request as waiting for as long as it does.
-struct Waits(prometheus::IntGauge);
+pub(super) struct Waits(prometheus::IntGauge);
 
 impl Waits {
-    fn new(metrics: &EndpointMetrics) -> Self {
+    pub fn new(metrics: &EndpointMetrics) -> Self {
         metrics.pending.inc();
         Self(metrics.pending.clone())
     }

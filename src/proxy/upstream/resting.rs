@@ -1,10 +1,13 @@
 //! Connections that rest: those on which nothing is asked, those that have room, and how they go when nobody wants them.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::AbortHandle;
 use hyper::client::conn::{http1, http2};
+use tokio::sync::oneshot;
 
 use super::lent::Lent;
 use super::pool::{Pool, spawn};
@@ -20,39 +23,68 @@ pub struct Idle {
 /// An HTTP/2 connection, which carries as many requests as it has room for.
 pub struct Shared {
     pub sender: http2::SendRequest<Lent>,
-    /// Requests on it. Changed under the lock of the pool alone.
+    /// Requests on it, each until it has ended both ways. Changed under the lock of the pool alone.
     pub streams: AtomicUsize,
     /// How many the service allows.
     allowed: Arc<AtomicUsize>,
     pub used: AtomicBool,
     pub idle_since: Mutex<Instant>,
     pub place: Arc<Place>,
+    /// Dropped with it: nobody asks anything on it any more.
+    _asked: oneshot::Sender<Infallible>,
 }
 
 /// A place among the connections of an endpoint; free again when the last who holds it has let go.
-pub struct Place(pub(super) Arc<Pool>);
+pub struct Place {
+    pub(super) pool: Arc<Pool>,
+    /// Ends what moves the connection.
+    pub(super) end: OnceLock<AbortHandle>,
+}
+
+impl Place {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, end: OnceLock::new() }
+    }
+
+    /// Closes an HTTP/1.1 connection, whatever goes on there.
+    pub fn close(&self) {
+        if let Some(end) = self.end.get() {
+            end.abort();
+        }
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.metrics.open.dec();
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.make_connections();
+        self.pool.metrics.open.dec();
+        self.pool.open.fetch_sub(1, Ordering::AcqRel);
+        self.pool.make_connections();
     }
 }
 
 impl Shared {
-    pub fn new(sender: http2::SendRequest<Lent>, allowed: Arc<AtomicUsize>, place: Arc<Place>) -> Arc<Self> {
-        let (streams, used) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { sender, streams, allowed, used, idle_since: Mutex::new(clock::instant_now()), place })
+    pub fn new(
+        sender: http2::SendRequest<Lent>,
+        allowed: Arc<AtomicUsize>,
+        place: Arc<Place>,
+        asked: oneshot::Sender<Infallible>,
+    ) -> Arc<Self> {
+        let (streams, used, idle_since) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(clock::instant_now()));
+        Arc::new(Self { sender, streams, allowed, used, idle_since, place, _asked: asked })
     }
 
     pub fn has_room(&self, streams: usize) -> bool {
         self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed)) && !self.sender.is_closed()
     }
 
+    /// Whether nothing is asked on it. It stays so for as long as the pool is locked.
+    pub fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Acquire) == 0
+    }
+
     fn is_idle_since(&self, now: Instant, limit: Duration) -> bool {
         let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        self.streams.load(Ordering::Acquire) == 0 && now.duration_since(since) >= limit
+        self.is_idle() && now.duration_since(since) >= limit
     }
 }
 
