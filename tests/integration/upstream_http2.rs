@@ -78,7 +78,8 @@ async fn trailers_arrive_both_ways_whatever_the_client_speaks() {
         let arrived = arrived.clone();
         async move {
             let mut body = request.into_body();
-            let mut stream = respond.send_response(Response::builder().header("trailer", "x-sum, x-left").body(()).unwrap(), false).unwrap();
+            let mut stream =
+                respond.send_response(Response::builder().header("trailer", "x-sum, x-left").body(()).unwrap(), false).unwrap();
             let mut sent = Vec::new();
             while let Some(Ok(part)) = body.data().await {
                 sent.extend_from_slice(&part);
