@@ -41,7 +41,7 @@ async fn a_request_goes_on_in_the_form_of_http_2() {
             while let Some(Ok(part)) = body.data().await {
                 sent.extend_from_slice(&part);
             }
-            let _ = body.trailers().await;
+            assert_eq!(body.trailers().await.unwrap(), None);
             let head = Response::builder().header("trailer", "x-checksum").body(()).unwrap();
             let mut stream = respond.send_response(head, false).unwrap();
             stream.send_data(sent.into(), false).unwrap();
@@ -67,6 +67,53 @@ async fn a_request_goes_on_in_the_form_of_http_2() {
         assert_eq!(header(absent), None, "{absent}");
     }
     assert_eq!(header("content-length").as_deref(), Some("4"));
+}
+
+/// As gRPC has them: behind a body that says nothing of them, and not those that are the gate's to set.
+#[tokio::test]
+async fn trailers_arrive_both_ways_whatever_the_client_speaks() {
+    let seen: Arc<Mutex<Vec<(Bytes, HeaderMap)>>> = Arc::default();
+    let arrived = seen.clone();
+    let upstream = http2_upstream(move |_, (request, mut respond)| {
+        let arrived = arrived.clone();
+        async move {
+            let mut body = request.into_body();
+            let mut stream =
+                respond.send_response(Response::builder().header("trailer", "x-sum, x-left").body(()).unwrap(), false).unwrap();
+            let mut sent = Vec::new();
+            while let Some(Ok(part)) = body.data().await {
+                sent.extend_from_slice(&part);
+            }
+            let trailers = body.trailers().await.unwrap().unwrap_or_default();
+            arrived.lock().unwrap().push((sent.into(), trailers.clone()));
+            stream.send_data(Bytes::from_static(b"answer"), false).unwrap();
+            let own = [("x-left", "1"), ("x-auth-subject", "mallory"), ("x-sum", trailers["x-sum"].to_str().unwrap())];
+            stream.send_trailers(own.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()).unwrap();
+        }
+    })
+    .await;
+    let gate = gate_to(&http2_at(&upstream), &[]).await;
+    let sent = [("x-sum", "abc"), ("x-auth-subject", "forged"), ("content-length", "3")];
+
+    let mut http2 = Http2::open(gate.address()).await;
+    let request = Request::post(format!("http://{}/u/a", gate.address())).header("te", "trailers").body(()).unwrap();
+    let mut exchange = http2.begin(request, false).await;
+    exchange.write("body");
+    exchange.body.send_trailers(sent.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()).unwrap();
+    let over_http2 = exchange.answer().await;
+    let mut client = Connection::open(gate.address()).await;
+    let head = gate.ask("POST", "/u/a").header("Transfer-Encoding: chunked\r\nTE: trailers").bytes("");
+    let lines: String = sent.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    client.write(&[&head, format!("4\r\nbody\r\n0\r\n{lines}\r\n").as_bytes()].concat()).await;
+    let over_http1 = client.answer("POST").await;
+
+    for mut answer in [over_http2, over_http1] {
+        assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "answer", true));
+        answer.trailers.sort();
+        assert_eq!(answer.trailers, [("x-left", "1"), ("x-sum", "abc")].map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    let sum: HeaderMap = [("x-sum", "abc")].into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    assert_eq!(*seen.lock().unwrap(), [(Bytes::from_static(b"body"), sum.clone()), (Bytes::from_static(b"body"), sum)]);
 }
 
 #[tokio::test]

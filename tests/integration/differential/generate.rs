@@ -472,7 +472,11 @@ impl Reply {
     /// Whether the end of the connection is the end of the body. A connection that is closed for no such reason may be in
     /// use again by then, and what was just sent on it is lost.
     pub fn ends_with_connection(&self, method: &str) -> bool {
-        matches!(self.ending, Ending::Close) && method != "HEAD" && !matches!(self.status, 204 | 304)
+        matches!(self.ending, Ending::Close) && !self.is_bodiless(method)
+    }
+
+    pub fn is_bodiless(&self, method: &str) -> bool {
+        method == "HEAD" || matches!(self.status, 204 | 304)
     }
 
     /// The answer to a request of this method.
@@ -492,7 +496,7 @@ impl Reply {
             Ending::Close => {}
         }
         bytes.extend_from_slice(b"\r\n");
-        if method == "HEAD" || matches!(self.status, 204 | 304) {
+        if self.is_bodiless(method) {
             return bytes;
         }
         match &self.ending {

@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
-use self::generate::{Case, Dice, Sending};
-use self::wire::{Field, Framing, Message, Wire};
+use self::generate::{Case, Dice, Ending, Sending};
+use self::model::Versions;
+use self::wire::{Field, Message, Wire};
 use super::support::*;
 
 /// By which way a request came: `None` directly, else the version that the client spoke with the gate.
@@ -41,11 +44,8 @@ async fn service(cases: Arc<Vec<Case>>) -> (Upstream, Ways) {
             while let Some(request) = wire.request().await {
                 let case = &cases[request.one("x-case").unwrap().parse::<usize>().unwrap()];
                 let asks_to_close = request.line.ends_with("/1.0");
-                let via = request.one("via").filter(|via| via.contains("wicketgate-"));
-                let way = via.map(|via| via.rsplit(", ").next().unwrap().split(' ').next().unwrap().to_owned());
                 let method = request.line.split(' ').next().unwrap().to_owned();
-                let before = seen.lock().unwrap().insert((case.number, way), request);
-                assert!(before.is_none(), "case {} came twice", case.number);
+                note(&seen, case, request);
                 let ends = case.reply.ends_with_connection(&method) || asks_to_close;
                 if !wire.write(&case.reply.bytes(&method)).await || ends {
                     return;
@@ -54,6 +54,69 @@ async fn service(cases: Arc<Vec<Case>>) -> (Upstream, Ways) {
         }
     });
     (upstream.await, ways)
+}
+
+/// The same service over HTTP/2, which has no reason phrases and no fields of a connection.
+async fn http2_service(cases: Arc<Vec<Case>>) -> (Upstream, Ways) {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    let upstream = http2_upstream(move |_, (request, respond)| {
+        let (cases, seen) = (cases.clone(), seen.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let target = head.uri.path_and_query().unwrap();
+            let mut fields = fields_of(&head.headers);
+            fields.push(("host".to_owned(), head.uri.authority().unwrap().as_str().into()));
+            let mut message = Message { line: format!("{} {target} HTTP/2", head.method), fields, ..Message::default() };
+            assert!(read_http2(body, &mut message).await, "broken: {message:?}");
+            let case = &cases[message.one("x-case").unwrap().parse::<usize>().unwrap()];
+            note(&seen, case, message);
+            answer_http2(case, head.method.as_str(), respond);
+        }
+    });
+    (upstream.await, ways)
+}
+
+/// Reads what is behind a head: whether it was whole.
+async fn read_http2(mut body: RecvStream, message: &mut Message) -> bool {
+    while let Some(part) = soon("a part of the body", body.data()).await {
+        let Ok(part) = part else { return false };
+        let _ = body.flow_control().release_capacity(part.len());
+        message.body.extend_from_slice(&part);
+    }
+    let trailers = soon("the trailers", body.trailers()).await;
+    message.trailers = trailers.as_ref().ok().and_then(Option::as_ref).map(fields_of).unwrap_or_default();
+    trailers.is_ok()
+}
+
+fn answer_http2(case: &Case, method: &str, mut respond: SendResponse<Bytes>) {
+    let reply = &case.reply;
+    let mut head = Response::builder().status(reply.status).body(()).unwrap();
+    let fields: Vec<Field> = reply.fields.iter().filter(|field| !stays_on_http1(field)).cloned().collect();
+    head.headers_mut().extend(header_map(&fields));
+    if matches!(reply.ending, Ending::Length) && reply.status != 204 {
+        head.headers_mut().insert("content-length", reply.body.len().into());
+    }
+    let bodiless = reply.is_bodiless(method);
+    let mut stream = respond.send_response(head, bodiless).unwrap();
+    if bodiless {
+        return;
+    }
+    match &reply.ending {
+        Ending::Chunked(trailers) if !trailers.is_empty() => {
+            let _ = stream.send_data(Bytes::copy_from_slice(&reply.body), false);
+            let _ = stream.send_trailers(header_map(trailers));
+        }
+        _ => drop(stream.send_data(Bytes::copy_from_slice(&reply.body), true)),
+    }
+}
+
+/// Notes what came, and by which way.
+fn note(seen: &Ways, case: &Case, request: Message) {
+    let via = request.one("via").filter(|via| via.contains("wicketgate-"));
+    let way = via.map(|via| via.rsplit(", ").next().unwrap().split(' ').next().unwrap().to_owned());
+    let before = seen.lock().unwrap().insert((case.number, way), request);
+    assert!(before.is_none(), "case {} came twice", case.number);
 }
 
 /// Sends cases over HTTP/1.1, several at a time on connections that stay open: what was answered to each.
@@ -93,7 +156,7 @@ async fn over_http1(address: SocketAddr, cases: &[Case]) -> Vec<Option<Message>>
     answers
 }
 
-/// Fields that an HTTP/2 request cannot have (RFC 9113 §8.2.2).
+/// Fields that an HTTP/2 message cannot have (RFC 9113 §8.2.2).
 fn stays_on_http1((name, value): &Field) -> bool {
     let name = name.to_ascii_lowercase();
     ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host"].contains(&name.as_str())
@@ -141,24 +204,11 @@ async fn over_http2(address: SocketAddr, cases: &[Case]) -> Vec<Option<Message>>
             answers.push(None);
             continue;
         };
-        let (head, mut body) = answer.into_parts();
+        let (head, body) = answer.into_parts();
         let line = format!("HTTP/2 {}", head.status.as_u16());
-        let mut answer =
-            Message { line, fields: fields_of(&head.headers), framing: Framing::None, body: Vec::new(), trailers: Vec::new(), interim: 0 };
-        let mut broken = false;
-        while let Some(part) = soon("a part of the body", body.data()).await {
-            let Ok(part) = part else {
-                broken = true;
-                break;
-            };
-            let _ = body.flow_control().release_capacity(part.len());
-            answer.body.extend_from_slice(&part);
-        }
-        match soon("the trailers", body.trailers()).await {
-            Ok(trailers) => answer.trailers = fields_of(&trailers.unwrap_or_default()),
-            Err(_) => broken = true,
-        }
-        answers.push(Some(answer).filter(|_| !broken));
+        let mut answer = Message { line, fields: fields_of(&head.headers), ..Message::default() };
+        let whole = read_http2(body, &mut answer).await;
+        answers.push(Some(answer).filter(|_| whole));
     }
     answers
 }
@@ -174,22 +224,41 @@ async fn sent<F: Future<Output = Vec<Option<Message>>>>(cases: &[Case], send: im
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_arrives_differs_only_in_what_the_documentation_says() {
-    let issuer = issuer().await;
     let cases = Arc::new(cases(2000));
     let (upstream, seen) = service(cases.clone()).await;
-    let gate = gate(&issuer, &upstream).routes("\n      /**: public").start().await;
-    let plain: Vec<Case> = cases.iter().filter(|case| !case.ambiguous).cloned().collect();
-    let http2: Vec<Case> = cases.iter().filter(|case| !case.http10 && !case.absolute && !case.expects).cloned().collect();
-    let (service, front) = (upstream.address(), gate.address());
+    compared(&cases, "1.1", &upstream, &upstream, (&seen, &seen)).await;
+}
 
-    let direct = sent(&plain, async |part| over_http1(service, &part).await).await;
-    let http1 = sent(&cases, async |part| over_http1(front, &part).await).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrives_over_http_2_differs_only_in_what_the_documentation_says() {
+    let cases = Arc::new(cases(2000));
+    let (plain, sent) = service(cases.clone()).await;
+    let (upstream, seen) = http2_service(cases.clone()).await;
+    compared(&cases, "2", &plain, &upstream, (&sent, &seen)).await;
+}
+
+/// Sends all cases to a service directly, and through a gate before one that speaks this version: what came to either.
+async fn compared(cases: &[Case], spoken: &str, plain: &Upstream, upstream: &Upstream, (sent_as, seen): (&Ways, &Ways)) {
+    let (issuer, protocol) = (issuer().await, if spoken == "2" { "http2" } else { "http1" });
+    let gate = gate(&issuer, upstream).upstream(&format!("{{ url: '{}', protocol: {protocol} }}", upstream.url()));
+    let gate = gate.routes("\n      /**: public").start().await;
+    let direct: Vec<Case> = cases.iter().filter(|case| !case.ambiguous).cloned().collect();
+    let http2: Vec<Case> = cases.iter().filter(|case| !case.http10 && !case.absolute && !case.expects).cloned().collect();
+    let (service, front) = (plain.address(), gate.address());
+
+    let mut direct = sent(&direct, async |part| over_http1(service, &part).await).await;
+    let http1 = sent(cases, async |part| over_http1(front, &part).await).await;
     let http2_answers = sent(&http2, async |part| over_http2(front, &part).await).await;
 
-    let seen = seen.lock().unwrap();
-    let seen_by = |case: &Case, way: Option<&str>| seen.get(&(case.number, way.map(str::to_owned)));
+    if spoken == "2" {
+        // The service cannot say these.
+        direct.values_mut().flatten().for_each(|answer| answer.fields.retain(|field| !stays_on_http1(field)));
+    }
+    let sent_as = sent_as.lock().unwrap().clone();
+    let seen = seen.lock().unwrap().clone();
+    let seen_by = |case: &Case, way: &str| seen.get(&(case.number, Some(way.to_owned())));
     let mut faults = Vec::new();
-    for case in cases.iter() {
+    for case in cases {
         let (Some(one), two) = (&http1[&case.number], http2_answers.get(&case.number)) else {
             faults.push(format!("no answer over HTTP/1: {case:?}"));
             continue;
@@ -200,20 +269,20 @@ async fn what_arrives_differs_only_in_what_the_documentation_says() {
         let two = two.and_then(Option::as_ref);
         let way = if case.http10 { "1.0" } else { "1.1" };
         if case.ambiguous {
-            let reached = ["1.1", "2"].iter().any(|way| seen_by(case, Some(way)).is_some());
+            let reached = ["1.1", "2"].iter().any(|way| seen_by(case, way).is_some());
             if reached || one.status() != 400 || two.is_some_and(|two| two.status() != 400) {
                 faults.push(format!("an ambiguous path was let through: {} {case:?}", one.line));
             }
             continue;
         }
-        let (asked, answered) = (seen_by(case, None).unwrap(), direct[&case.number].as_ref().unwrap());
+        let (asked, answered) = (&sent_as[&(case.number, None)], direct[&case.number].as_ref().unwrap());
         let over = [(way, Some(one)), ("2", two)];
         for (way, answer) in over.into_iter().filter_map(|(way, answer)| Some((way, answer?))) {
-            let arrived = seen_by(case, Some(way));
-            let found = match arrived {
+            let ways = Versions { way, spoken };
+            let found = match seen_by(case, way) {
                 None => vec![format!("it did not arrive: {}", answer.line)],
                 Some(arrived) => {
-                    [model::request_faults(case, way, asked, arrived), model::answer_faults(case, way, asked, arrived, answered, answer)]
+                    [model::request_faults(case, ways, asked, arrived), model::answer_faults(case, ways, asked, arrived, answered, answer)]
                         .concat()
                 }
             };

@@ -11,9 +11,10 @@ use crate::support::soon;
 /// A field with its name as it came and its value to the byte.
 pub type Field = (String, Vec<u8>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// Neither a length nor a coding, and no body.
+    #[default]
     None,
     Length,
     Chunked,
@@ -22,7 +23,7 @@ pub enum Framing {
 }
 
 /// A request or an answer as it came.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Default, Clone, PartialEq, Eq)]
 pub struct Message {
     pub line: String,
     pub fields: Vec<Field>,
@@ -175,7 +176,7 @@ impl Reading<'_> {
         }
         let line = String::from_utf8_lossy(&line).into_owned();
         let fields = self.fields().await?;
-        Some(Message { line, fields, framing: Framing::None, body: Vec::new(), trailers: Vec::new(), interim: 0 })
+        Some(Message { line, fields, ..Message::default() })
     }
 
     async fn body(&mut self, message: &mut Message, request: bool) -> Option<()> {
