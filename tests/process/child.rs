@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -20,6 +21,7 @@ pub struct Process {
     pub directory: Arc<TempDir>,
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    has_heir: AtomicBool,
 }
 
 impl Drop for Process {
@@ -55,7 +57,7 @@ impl Process {
         let mut child = command.spawn().unwrap();
         let (stdout, stderr) = (read_lines(child.stdout.take().unwrap()), read_lines(child.stderr.take().unwrap()));
         let nowhere = support::loopback();
-        Self { child, stdout, stderr, directory, address: nowhere, admin: nowhere }
+        Self { child, stdout, stderr, directory, address: nowhere, admin: nowhere, has_heir: AtomicBool::new(false) }
     }
 
     /// Waits until it says that it serves.
@@ -87,6 +89,7 @@ impl Process {
     }
 
     pub fn signal(&self, name: &str) {
+        self.has_heir.fetch_or(name == "USR2", Ordering::Relaxed);
         let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &self.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
@@ -118,9 +121,9 @@ impl Process {
         std::fs::rename(&new, &path).unwrap();
     }
 
-    /// Waits until it has ended: its exit code.
+    /// Waits until it has ended, and all that it printed is read: its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        soon("the process ends", async {
+        let code = soon("the process ends", async {
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
                     return status.code();
@@ -128,7 +131,13 @@ impl Process {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         })
-        .await
+        .await;
+        // A process that it started itself prints to the same place, and goes on.
+        if !self.has_heir.load(Ordering::Relaxed) {
+            let read = || [&self.stdout, &self.stderr].iter().all(|lines| Arc::strong_count(lines) == 1);
+            until("its last words are read", async || read()).await;
+        }
+        code
     }
 }
 
