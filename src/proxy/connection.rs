@@ -393,6 +393,17 @@ mod tests {
     use super::*;
     use crate::clock;
 
+    fn future_bytes<A, F>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It stays for as long as the connection is open, whatever goes on.
+    #[test]
+    fn the_task_of_a_connection_takes_4_kib_at_most() {
+        let bytes = future_bytes(|(gate, accepted)| serve(gate, accepted));
+        assert!(bytes <= 4 << 10, "{bytes} bytes");
+    }
+
     #[tokio::test]
     async fn a_connection_is_idle_when_its_last_request_ended_that_long_ago() {
         const LIMIT: Duration = Duration::from_millis(200);

@@ -5,6 +5,7 @@ mod child;
 mod commands;
 mod log;
 mod logto;
+mod memory;
 mod signals;
 #[path = "../integration/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
