@@ -31,6 +31,7 @@ mod pace;
 mod preamble;
 mod progress;
 mod proxy_protocol;
+mod quiet;
 mod redirect;
 mod respond;
 mod rewrite;
