@@ -49,6 +49,7 @@ mod story;
 mod streams;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
+mod stapling;
 mod tls;
 mod tokens;
 mod tunnels;
