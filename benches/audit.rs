@@ -43,6 +43,7 @@ async fn identity(issuer: &Issuer) -> Identity {
         query: None,
         headers: &headers,
         websocket: false,
+        plain: false,
         certificate: None,
     };
     match decide(&snapshot, &head, clock::unix_now()) {

@@ -24,6 +24,7 @@ mod kept;
 mod lifetime;
 mod limit;
 mod location;
+mod noted;
 mod ocsp;
 mod opening;
 mod own;
