@@ -207,7 +207,7 @@ async fn serve_http1(
                     Err(_) => return Ok(()),
                 },
                 () = drained(&mut phase) => return Ok(()),
-                () = tokio::time::sleep(policy.timeouts.idle - rest_after) => return Ok(count_idle(gate)),
+                () = rested(gate, policy.timeouts.idle - rest_after) => return Ok(()),
             }
         }
     }
@@ -293,6 +293,12 @@ async fn serve_http2(
             Ok(())
         }
     }
+}
+
+/// Ends when a resting connection has rested for so long, and counts that.
+async fn rested(gate: &Gate, limit: Duration) {
+    tokio::time::sleep(limit).await;
+    count_idle(gate);
 }
 
 /// Counts a connection that was closed because nothing was asked on it.
