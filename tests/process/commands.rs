@@ -178,7 +178,7 @@ async fn explain_takes_a_certificate_for_one_that_was_shown_and_says_what_comes_
     write("none.pem", "no certificate");
     for unusable in ["none.pem", "missing.pem"] {
         let ended = explain(Some(unusable)).await;
-        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert_eq!(ended.code, Some(64), "{ended:?}");
         assert!(ended.stderr.contains(unusable), "{}", ended.stderr);
     }
 }
