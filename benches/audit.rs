@@ -43,6 +43,7 @@ async fn identity(issuer: &Issuer) -> Identity {
         query: None,
         headers: &headers,
         websocket: false,
+        plain: false,
         certificate: None,
     };
     match decide(&snapshot, &head, clock::unix_now()) {
@@ -79,7 +80,7 @@ fn cases(c: &mut Criterion) {
         observer.set_access_log(false);
         let policy = Arc::new(policy(issuer.url(), audit));
         if let Some(place) = observer.audit.prepare(policy.audit.as_ref()).expect("a place") {
-            observer.audit.turn_to(place).expect("a thread");
+            observer.audit.turn_to(place);
         }
         c.bench_function(name, |b| b.iter(|| record(&observer, &policy, &identity, &method)));
         let lost = observer.metrics.audit_records_lost();

@@ -57,7 +57,16 @@ fn headers(token: &str) -> HeaderMap {
 }
 
 fn ask(snapshot: &Snapshot, path: &str, headers: &HeaderMap, now: i64) -> bool {
-    let head = Head { method: &Method::GET, host: "api.weather.example", path, query: None, headers, websocket: false, certificate: None };
+    let head = Head {
+        method: &Method::GET,
+        host: "api.weather.example",
+        path,
+        query: None,
+        headers,
+        websocket: false,
+        plain: false,
+        certificate: None,
+    };
     decide(black_box(snapshot), black_box(&head), now).is_ok()
 }
 

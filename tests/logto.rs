@@ -99,8 +99,16 @@ fn ask(gate: &Snapshot, request: &str, token: &str, now: i64) -> Result<Permit, 
     let method: Method = method.parse().expect("a method");
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).expect("a header"));
-    let head =
-        Head { method: &method, host, path: &address[host.len()..], query: None, headers: &headers, websocket: false, certificate: None };
+    let head = Head {
+        method: &method,
+        host,
+        path: &address[host.len()..],
+        query: None,
+        headers: &headers,
+        websocket: false,
+        plain: false,
+        certificate: None,
+    };
     permit(decide(gate, &head, now))
 }
 
@@ -226,7 +234,16 @@ fn an_opaque_token_counts_only_where_the_operator_asks_logto_about_it() {
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).expect("a header"));
-        let head = Head { method: &Method::GET, host: "api", path, query: None, headers: &headers, websocket: false, certificate: None };
+        let head = Head {
+            method: &Method::GET,
+            host: "api",
+            path,
+            query: None,
+            headers: &headers,
+            websocket: false,
+            plain: false,
+            certificate: None,
+        };
         permit(decide_with(&gate, &head, &said, 1_795_329_800)).map(drop).map_err(|denial| denial.row().code)
     };
     let lax = ", audience: if_present";

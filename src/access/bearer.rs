@@ -77,7 +77,7 @@ mod tests {
                 headers.append(&name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
         }
-        let head = Head { method: &Method::GET, host: "", path: "/", query, headers: &headers, websocket, certificate: None };
+        let head = Head { method: &Method::GET, host: "", path: "/", query, headers: &headers, websocket, plain: false, certificate: None };
         token(&head, allowed).map(str::to_owned).map_err(|denial| denial.row().code)
     }
 

@@ -343,8 +343,16 @@ mod tests {
         let said = Said::Answer { introspected: Arc::new(introspected), remembered: false };
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer opaque"));
-        let head =
-            Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, websocket: false, certificate: None };
+        let head = Head {
+            method: &Method::GET,
+            host: "a.example",
+            path,
+            query: None,
+            headers: &headers,
+            websocket: false,
+            plain: false,
+            certificate: None,
+        };
         let verdict = decide_told(gate, &head, Some(&said), told, NOW);
         let question = unasked_consent(&verdict).map(|(_, question)| question);
         match verdict {

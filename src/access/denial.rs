@@ -56,6 +56,7 @@ pub enum Denial {
     CertificateTooLong { header: String },
     RateLimited { limits: Vec<String>, wait_seconds: u64 },
     OriginRefused,
+    HttpsRequired { location: String },
 }
 
 /// What a refusal looks like from outside.
@@ -289,6 +290,12 @@ impl Denial {
                 "Pages of this origin may not call this",
                 "ask the operator to name the page's origin under cors",
             ),
+            Self::HttpsRequired { .. } => row(
+                S::PERMANENT_REDIRECT,
+                "https_required",
+                "This is served over https alone",
+                "ask at the address in Location; replace a token that was sent in the clear",
+            ),
         }
     }
 
@@ -353,7 +360,8 @@ impl Denial {
             | Self::ClientDeleted
             | Self::ConsentBusy
             | Self::ClientRefused
-            | Self::OriginRefused => "".into(),
+            | Self::OriginRefused
+            | Self::HttpsRequired { .. } => "".into(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::denial::Denial;
 use crate::policy::PathFault;
 
 /// How many refusals there are: the length of [`Denial::examples`].
-pub const KINDS: usize = 44;
+pub const KINDS: usize = 45;
 
 impl Denial {
     /// One of each, for tables and tests.
@@ -55,6 +55,7 @@ impl Denial {
             Self::CertificateTooLong { header: found() },
             Self::RateLimited { limits: Vec::new(), wait_seconds: 1 },
             Self::OriginRefused,
+            Self::HttpsRequired { location: found() },
         ]
     }
 }

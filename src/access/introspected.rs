@@ -141,8 +141,16 @@ mod tests {
     fn decided(gate: &Snapshot, path: &str, said: Option<&Said>) -> Result<Vec<(String, String)>, &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a header"));
-        let head =
-            Head { method: &Method::GET, host: "a.example", path, query: None, headers: &headers, websocket: false, certificate: None };
+        let head = Head {
+            method: &Method::GET,
+            host: "a.example",
+            path,
+            query: None,
+            headers: &headers,
+            websocket: false,
+            plain: false,
+            certificate: None,
+        };
         let verdict = match said {
             Some(said) => decide_with(gate, &head, said, NOW),
             None => decide(gate, &head, NOW),

@@ -11,6 +11,7 @@ mod claims;
 mod consent;
 mod denial;
 mod denial_examples;
+mod https;
 mod introspected;
 mod json;
 mod jwt;
@@ -30,6 +31,7 @@ pub use claims::Claims;
 pub use consent::{App, ConsentSaid, ConsentTold, Consents, Held, Known, Question, Word};
 pub use denial::{Denial, Row};
 pub use denial_examples::KINDS;
+pub use https::at_https;
 pub use introspected::{Introspected, Said};
 pub use jwt::is_opaque;
 pub use remembered::{Digest, Remembered};
@@ -38,7 +40,7 @@ pub use snapshot::Snapshot;
 pub use subprotocol::{MARK, Offer};
 
 use crate::clock::UnixSeconds;
-use crate::policy::{CheckedPath, Found, Mode, OwnEndpoint, Parameters, Rules, Target};
+use crate::policy::{CheckedPath, Found, Mode, OwnEndpoint, Parameters, Policy, Rules, Target};
 
 /// What deciding looks at of a request.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +54,8 @@ pub struct Head<'r> {
     pub headers: &'r HeaderMap,
     /// Whether it asks for a WebSocket.
     pub websocket: bool,
+    /// Whether the client sent it without TLS.
+    pub plain: bool,
     /// What the client showed over TLS, verified.
     pub certificate: Option<&'r ClientCertificate>,
 }
@@ -126,6 +130,25 @@ pub fn question(denial: &Denial, identity: &Identity) -> Option<Question> {
     (subject.is_some() || *denial == consent::UNASKED_APP).then_some(Question { subject, client })
 }
 
+/// The service and the route to which a request leads, as far as there are any, for what is refused before it is decided on.
+/// The gate's own endpoints are nobody's service.
+pub fn leads_to(policy: &Policy, head: &Head<'_>) -> (Option<usize>, Option<usize>) {
+    let Ok(path) = CheckedPath::new(head.path) else { return (None, None) };
+    let Some(index) = policy.service(head.host, &path).flatten().filter(|index| !policy.services[*index].own) else { return (None, None) };
+    // A page must learn why its own request was refused, and so must the question before it.
+    let method = crate::policy::preflight(head.method, head.headers);
+    match policy.services[index].tree.find(&path, method.as_ref().unwrap_or(head.method)) {
+        Found::Target(&Target::Route(route), _) => (Some(index), Some(route)),
+        Found::Target(..) | Found::OtherMethods(_) | Found::Nothing => (Some(index), None),
+    }
+}
+
+/// The verdict on a browser's question before a page's request, where the gate answers it: it needs no token.
+pub fn answered_preflight(policy: &Policy, head: &Head<'_>) -> Option<Result<Verdict, Box<Refusal>>> {
+    let path = CheckedPath::new(head.path).ok()?;
+    preflight::decide(policy, policy.service(head.host, &path).flatten()?, &path, head)
+}
+
 /// Whether the token of an open stream still counts on the route that it was opened on: its dates, whether it was
 /// revoked, and its user's consent. What it says of itself cannot change.
 pub fn still(
@@ -172,7 +195,7 @@ fn decide_on(
         Some(Some(index)) => index,
     };
     let service = &policy.services[index];
-    if let Some(verdict) = preflight::decide(service, index, &path, head) {
+    if let Some(verdict) = preflight::decide(policy, index, &path, head) {
         return verdict;
     }
     let (target, parameters) = match service.tree.find(&path, head.method) {
@@ -188,6 +211,8 @@ fn decide_on(
         }
         Target::Route(route) => Place { service: index, route },
     };
+    // Before its token is looked at, and on a route that only reports, too: what was sent in the clear goes no further.
+    https::check(policy, (place.service, place.route), head)?;
     let route = &service.routes[place.route];
     let (denial, identity) = match decide_on_route(snapshot, head, (said, told), place, &parameters, now) {
         Ok(permit) => return Ok(Verdict::Forward(permit)),

@@ -25,6 +25,7 @@ Examples:
   wicketgate explain GET /forecast/oslo                         without a token
   wicketgate explain GET https://api.example/me --token \"$T\"    with one
   wicketgate explain POST /forecast/oslo --token - < token.txt  with one that other users of this machine do not see
+  wicketgate explain GET http://api.example/me                  without TLS
   wicketgate explain GET /forecast/oslo --origin https://app.example   from a page in a browser";
 
 /// The longest token that is read from standard input.
@@ -83,6 +84,7 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
         query: query.as_deref(),
         headers: &headers,
         websocket: false,
+        plain: arguments.url.starts_with("http://"),
         certificate: shown.as_ref(),
     };
     let mut verdict = decide(&snapshot, &head, clock::unix_now());
@@ -94,13 +96,7 @@ pub async fn explain(arguments: ExplainArguments) -> Result<(), Failed> {
         verdict = decide_with(&snapshot, &head, said, clock::unix_now());
     }
     verdict = ConsentDesk::new(metrics.consents).settle(&snapshot, &head, said.as_ref(), verdict).await;
-    let mut checks = if asked.is_some() { OPAQUE_CHECKS } else { CHECKS };
-    if !asks_for_consent(&snapshot.policy, &head) {
-        checks[14] = "";
-    }
-    if !asks_for_certificate(&snapshot.policy, &head) {
-        checks[3] = "";
-    }
+    let checks = checks(&snapshot.policy, &head, asked.is_some());
     say!("request    {method} {path}");
     show_route(&snapshot.policy, &head);
     match verdict {
@@ -164,6 +160,21 @@ async fn snapshot(config: PathBuf, with_keys: bool) -> Result<Snapshot, Failed> 
     }
 }
 
+/// Those that are made for this request.
+fn checks(policy: &Policy, head: &Head<'_>, opaque: bool) -> [&'static str; 16] {
+    let mut checks = if opaque { OPAQUE_CHECKS } else { CHECKS };
+    if !head.plain {
+        checks[3] = "";
+    }
+    if !asks_for_certificate(policy, head) {
+        checks[4] = "";
+    }
+    if !asks_for_consent(policy, head) {
+        checks[15] = "";
+    }
+    checks
+}
+
 fn asks_for_consent(policy: &Policy, head: &Head<'_>) -> bool {
     let service = CheckedPath::new(head.path).ok().and_then(|path| policy.service(head.host, &path)).flatten();
     service.is_some_and(|service| policy.services[service].consent.is_some())
@@ -197,6 +208,9 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
         if let Some(rule) = &route.client_certificate {
             say!("requires   {rule}");
         }
+        if let Some(port) = route.redirect_to_https {
+            say!("plain      requests without TLS are sent to https, port {port}");
+        }
         for limit in &route.rate_limits.list {
             say!("limit      {limit}");
         }
@@ -213,10 +227,11 @@ fn show_route(policy: &Policy, head: &Head<'_>) {
 }
 
 /// The checks in the order in which they are made.
-const CHECKS: [&str; 15] = [
+const CHECKS: [&str; 16] = [
     "path has one reading",
     "host is served",
     "route and method are named",
+    "request came over https, where the route asks for it",
     "client certificate is one that the route takes",
     "exactly one bearer token",
     "token is a signed JWT",
@@ -232,22 +247,23 @@ const CHECKS: [&str; 15] = [
 ];
 
 /// Those of an opaque token, about which the issuer is asked. Each stands where its like stands above; it has no signature.
-const OPAQUE_CHECKS: [&str; 15] = [
+const OPAQUE_CHECKS: [&str; 16] = [
     CHECKS[0],
     CHECKS[1],
     CHECKS[2],
     CHECKS[3],
     CHECKS[4],
+    CHECKS[5],
     "token is opaque, and the issuer can be asked about it",
     "issuer says that it is active, and its own",
     "type is that of a bearer access token",
     "",
-    CHECKS[9],
     CHECKS[10],
+    CHECKS[11],
     "",
-    CHECKS[12],
     CHECKS[13],
     CHECKS[14],
+    CHECKS[15],
 ];
 
 /// Which check said no.
@@ -256,32 +272,33 @@ fn failed_check(denial: &Denial) -> usize {
         Denial::PathAmbiguous(_) => 0,
         Denial::HostUnknown => 1,
         Denial::RouteUnknown | Denial::MethodUnknown { .. } => 2,
-        Denial::CertificateMissing | Denial::CertificateRefused { .. } => 3,
-        Denial::TokenMissing | Denial::SchemeUnknown | Denial::TokenRepeated => 4,
+        Denial::CertificateMissing | Denial::CertificateRefused { .. } => 4,
+        Denial::TokenMissing | Denial::SchemeUnknown | Denial::TokenRepeated => 5,
         Denial::TokenTooLong { .. } | Denial::TokenMalformed(_) | Denial::TokenOpaque | Denial::TokenEncrypted | Denial::CriticalHeader => {
-            5
+            6
         }
-        Denial::IntrospectionUnavailable(_) | Denial::IntrospectionBusy => 5,
-        Denial::IssuerUnknown { .. } | Denial::TokenInactive => 6,
-        Denial::TypeWrong { .. } | Denial::TokenTypeWrong { .. } => 7,
-        Denial::AlgorithmRefused { .. } => 8,
-        Denial::ClaimMalformed(_) | Denial::SenderConstrained | Denial::TokenCertificateWrong => 9,
-        Denial::Expired { .. } | Denial::NotYetValid { .. } | Denial::IssuedInFuture { .. } => 9,
-        Denial::AudienceWrong { .. } => 10,
-        Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 11,
-        Denial::ScopeMissing { .. } => 12,
-        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::SignInInsufficient { .. } | Denial::IdentityTooLong { .. } => 13,
-        Denial::CertificateTooLong { .. } => 13,
-        Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 14,
+        Denial::IntrospectionUnavailable(_) | Denial::IntrospectionBusy => 6,
+        Denial::IssuerUnknown { .. } | Denial::TokenInactive => 7,
+        Denial::TypeWrong { .. } | Denial::TokenTypeWrong { .. } => 8,
+        Denial::AlgorithmRefused { .. } => 9,
+        Denial::ClaimMalformed(_) | Denial::SenderConstrained | Denial::TokenCertificateWrong => 10,
+        Denial::Expired { .. } | Denial::NotYetValid { .. } | Denial::IssuedInFuture { .. } => 10,
+        Denial::AudienceWrong { .. } => 11,
+        Denial::KeyUnknown { .. } | Denial::SignatureWrong { .. } | Denial::KeysUnavailable { .. } => 12,
+        Denial::ScopeMissing { .. } => 13,
+        Denial::ClaimMismatch { .. } | Denial::ClientRefused | Denial::SignInInsufficient { .. } | Denial::IdentityTooLong { .. } => 14,
+        Denial::CertificateTooLong { .. } => 14,
+        Denial::ConsentWithdrawn | Denial::ClientDeleted | Denial::ConsentUnknown(_) | Denial::ConsentBusy => 15,
         // Never here: `explain` counts nothing, and does not know what a running gate was told.
-        Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 13,
+        Denial::RateLimited { .. } | Denial::TokenRevoked { .. } => 14,
         Denial::OriginRefused => 2,
+        Denial::HttpsRequired { .. } => 3,
     }
 }
 
 fn show_checks(checks: &[&str], denial: Option<&Denial>, public: bool) {
     let failed = denial.map(failed_check);
-    let last = if public { 4 } else { checks.len() };
+    let last = if public { 5 } else { checks.len() };
     for (i, check) in checks.iter().enumerate().take(last) {
         match failed {
             _ if check.is_empty() => {}
@@ -334,6 +351,9 @@ fn show_refusal(snapshot: &Snapshot, refusal: &Refusal, checks: &[&str]) {
     let row = refusal.denial.row();
     say!("decision   refused: {} {}", row.status.as_u16(), row.code);
     say!("because    {}", row.title);
+    if let Denial::HttpsRequired { location } = &refusal.denial {
+        say!("location   {location}");
+    }
     let detail = refusal.denial.detail();
     if !detail.is_empty() {
         say!("in detail  {detail}");

@@ -292,6 +292,9 @@ fn summarize_routes(text: &mut String, service: &Service) {
         if let Some(rule) = &route.client_certificate {
             text.push_str(&format!("  {:width$}  {rule}\n", ""));
         }
+        if let Some(port) = route.redirect_to_https {
+            text.push_str(&format!("  {:width$}  to https, port {port}, without TLS\n", ""));
+        }
         for limit in &route.rate_limits.list {
             text.push_str(&format!("  {:width$}  at most {limit}\n", ""));
         }

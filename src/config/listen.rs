@@ -48,6 +48,15 @@ pub enum RedirectToHttps {
     To(u16),
 }
 
+impl RedirectToHttps {
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::No => None,
+            Self::To(port) => Some(port),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for RedirectToHttps {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Form;

@@ -184,6 +184,9 @@ pub struct Service {
     /// The longest body of a request to this service, instead of `limits.body_bytes`.
     #[serde(default)]
     pub body_bytes: Option<Size>,
+    /// Answer requests that came without TLS with 308 to https: `true`, or the port where https is.
+    #[serde(default)]
+    pub redirect_to_https: Option<RedirectToHttps>,
 }
 
 /// How issuers' key sets are fetched and kept.

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::audit::RouteAudit;
 use super::cors::Cors;
+use super::listen::RedirectToHttps;
 use super::rate::RateLimit;
 use super::rewrite::{RequestHeaders, ResponseHeaders, Rewrite, RouteRewrite};
 use super::shapes::{Entries, OneOrMany, short_or_long};
@@ -40,6 +41,7 @@ pub struct Route {
     pub rate_limit: Vec<RateLimit>,
     pub body_bytes: Option<Size>,
     pub audit: Option<RouteAudit>,
+    pub redirect_to_https: Option<RedirectToHttps>,
     pub rewriting: RouteRewrite,
 }
 
@@ -115,6 +117,9 @@ pub struct RouteKeys {
     /// `always` or `never` record its requests in the audit trail, whatever `audit.records` says.
     #[serde(default)]
     audit: Option<RouteAudit>,
+    /// Answer requests that came without TLS with 308 to https, in place of what the service says: `true`, `false` or a port.
+    #[serde(default)]
+    redirect_to_https: Option<RedirectToHttps>,
     /// How path and host change on the way to the upstream, in place of what the service says; `{}` for not at all.
     #[serde(default)]
     rewrite: Option<Rewrite>,
@@ -230,6 +235,7 @@ impl Route {
             rate_limit: Vec::new(),
             body_bytes: None,
             audit: None,
+            redirect_to_https: None,
             rewriting: RouteRewrite::default(),
         })
     }
@@ -263,6 +269,7 @@ impl Route {
             rate_limit,
             body_bytes: keys.body_bytes,
             audit: keys.audit,
+            redirect_to_https: keys.redirect_to_https,
             rewriting: RouteRewrite {
                 rewrite: keys.rewrite,
                 request_headers: keys.request_headers,
@@ -276,7 +283,7 @@ impl Route {
 short_or_long!(
     Route,
     RouteKeys,
-    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, client_certificate, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, rewrite, request_headers, response_headers, cors",
+    "`public`, `authenticated`, a scope, or a map with access, scopes, all, any, claims, clients, acr_values, max_age, client_certificate, timeout, mode, streams, websocket_token, rate_limit, body_bytes, audit, redirect_to_https, rewrite, request_headers, response_headers, cors",
     Route::short,
     Route::long
 );

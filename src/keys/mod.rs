@@ -11,4 +11,4 @@ pub use algorithm::Algorithm;
 pub use cache::{Attempt, CacheRules};
 pub use discover::{Documents, Metadata, describe, is_safe};
 pub use jwk::{Key, KeySet};
-pub use store::{Checked, KeyState, KeyStore, Keyring};
+pub use store::{Checked, KeyState, KeyStore, Keyring, PreparedKeys};

@@ -58,6 +58,9 @@ impl Drop for Entry {
     }
 }
 
+/// Issuers' key sets that are not in use yet.
+pub struct PreparedKeys(HashMap<String, Arc<Entry>>);
+
 /// All issuers' key sets.
 #[derive(Clone)]
 pub struct KeyStore {
@@ -77,7 +80,13 @@ impl KeyStore {
     /// Starts fetching for the issuers of a policy. Issuers that it no longer has are forgotten; one whose settings
     /// changed starts anew and keeps its keys only if they come from the same place.
     pub fn adopt(&self, policy: &Policy) -> Result<(), String> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turn_to(self.prepare(policy)?);
+        Ok(())
+    }
+
+    /// The same as far as it can fail. What is in force stays so.
+    pub fn prepare(&self, policy: &Policy) -> Result<PreparedKeys, String> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::new();
         for issuer in &policy.issuers {
             let settings = Settings::new(policy, issuer);
@@ -88,8 +97,12 @@ impl KeyStore {
             };
             next.insert(issuer.url.clone(), entry);
         }
-        *entries = next;
-        Ok(())
+        Ok(PreparedKeys(next))
+    }
+
+    /// Takes what was prepared into use.
+    pub fn turn_to(&self, prepared: PreparedKeys) {
+        *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = prepared.0;
     }
 
     fn start(&self, settings: Settings, state: KeyState) -> Result<Entry, String> {

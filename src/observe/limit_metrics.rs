@@ -17,9 +17,12 @@ pub enum Limit {
     ConnectionsPerAddress,
     ConnectionRequests,
     ConnectionAge,
+    Idle,
     Requests,
     QueueTime,
     Tunnels,
+    TunnelIdle,
+    Streams,
     Http2Resets,
     Http2ControlFrames,
     Http2Framing,
@@ -41,7 +44,7 @@ const fn row(label: &'static str, keys: &'static [&'static str], seen: &'static 
 }
 
 impl Limit {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Head,
         Self::Target,
         Self::HeadTime,
@@ -52,9 +55,12 @@ impl Limit {
         Self::ConnectionsPerAddress,
         Self::ConnectionRequests,
         Self::ConnectionAge,
+        Self::Idle,
         Self::Requests,
         Self::QueueTime,
         Self::Tunnels,
+        Self::TunnelIdle,
+        Self::Streams,
         Self::Http2Resets,
         Self::Http2ControlFrames,
         Self::Http2Framing,
@@ -92,12 +98,21 @@ impl Limit {
                 &["timeouts.connection_age"],
                 "`Connection: close` with the next answer; over HTTP/2 GOAWAY, and open streams go on",
             ),
+            Self::Idle => row("idle", &["timeouts.idle"], "the connection closes; over HTTP/2 after GOAWAY"),
             Self::Requests => row("requests", &["limits.requests", "limits.request_queue"], "503 `overloaded` at once, with `Retry-After`"),
             Self::QueueTime => row("queue", &["timeouts.queue"], "503 `overloaded` after this time, with `Retry-After`"),
             Self::Tunnels => row(
                 "tunnels",
                 &["limits.tunnels"],
                 "503 `overloaded` instead of a WebSocket; other streams go on, each with a place of `limits.requests`",
+            ),
+            Self::TunnelIdle => {
+                row("tunnel_idle", &["timeouts.tunnel_idle"], "a WebSocket closes; a gRPC call ends with DEADLINE_EXCEEDED, `call_idle`")
+            }
+            Self::Streams => row(
+                "streams",
+                &["limits.streams"],
+                "clients are told the number and wait by themselves; a stream too many is reset with REFUSED_STREAM. Counted are the requests that took the last place of their connection",
             ),
             Self::Http2Resets => row("http2_resets", &["limits.http2_resets"], "GOAWAY with ENHANCE_YOUR_CALM, and the connection closes"),
             Self::Http2ControlFrames => {

@@ -59,10 +59,7 @@ fn address(text: &str) -> Option<Listen> {
 fn listener(c: &mut Compiler<'_>, config: &Config, written: &config::ListenKeys, address: Listen, at: &Trail) -> Listener {
     let below = |key: &str| at.iter().cloned().chain([key.to_owned()]).collect::<Trail>();
     let unix = matches!(address, Listen::Unix(_));
-    let redirect_to_https = match written.redirect_to_https {
-        Some(RedirectToHttps::To(port)) => Some(port),
-        Some(RedirectToHttps::No) | None => None,
-    };
+    let redirect_to_https = written.redirect_to_https.and_then(RedirectToHttps::port);
     let tls = written.tls.unwrap_or(config.tls.is_some() && !unix && redirect_to_https.is_none());
     if tls && config.tls.is_none() {
         c.fault(below("tls"), "true", "TLS without a certificate", "add tls: with certificate_file and key_file at the top");

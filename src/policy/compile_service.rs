@@ -18,7 +18,7 @@ use super::path::CheckedPath;
 use super::route_key::RouteKey;
 use super::scope::{ScopeRule, is_scope_token};
 use super::{IdentityHeader, Managed, RateLimit, Requirement, Route, Rules, Service, StepUp, Target, Tree, Upstream};
-use crate::config::{self, Access, Config, Trail};
+use crate::config::{self, Access, Config, RedirectToHttps, Trail};
 
 /// Who is calling; an operator's `headers:` replaces them.
 const IDENTITY_HEADERS: [(&str, &str); 5] = [
@@ -91,10 +91,11 @@ fn one(c: &mut Compiler<'_>, config: &Config, service: &config::Service, at: &dy
         c.absence(at("routes"), "", "no route, so that everything would be refused", "name at least one, as in GET /healthz: public");
     }
     let body_bytes = service.body_bytes.unwrap_or(config.limits.body_bytes).0;
+    let to_https = redirect_to_https(c, config, service.redirect_to_https, at("redirect_to_https"));
     for (text, written) in &service.routes.0 {
         let mut place = at("routes");
         place.push(text.clone());
-        route(c, config, &mut compiled, (text, written), body_bytes, place);
+        route(c, config, &mut compiled, (text, written), (body_bytes, to_https), place);
     }
     compiled.scopes = scopes(&compiled.routes);
     compiled
@@ -249,7 +250,7 @@ fn route(
     config: &Config,
     service: &mut Service,
     (text, written): (&str, &config::Route),
-    body_bytes: u64,
+    (body_bytes, to_https): (u64, Option<u16>),
     at: Trail,
 ) {
     let key = match RouteKey::parse(text) {
@@ -283,6 +284,9 @@ fn route(
             let (mode, streams, websocket_token, audit) = (written.mode, written.streams, written.websocket_token, written.audit);
             let body_bytes = written.body_bytes.map_or(body_bytes, |size| size.0);
             let (rewriting, cors) = (service.rewriting.clone(), None);
+            let place = at.iter().cloned().chain(["redirect_to_https".to_owned()]).collect();
+            let own = redirect_to_https(c, config, written.redirect_to_https, place);
+            let redirect_to_https = if written.redirect_to_https.is_some() { own } else { to_https };
             service.routes.push(Route {
                 key: name,
                 requirement,
@@ -294,6 +298,7 @@ fn route(
                 rate_limits,
                 body_bytes,
                 audit,
+                redirect_to_https,
                 rewriting,
                 cors,
             });
@@ -304,6 +309,17 @@ fn route(
         }
         Err(Target::Metadata { .. } | Target::Webhook | Target::Own(_)) => {}
     }
+}
+
+/// The port to which plain requests are sent. Where no request can come in any other way, nothing would ever be served.
+fn redirect_to_https(c: &mut Compiler<'_>, config: &Config, written: Option<RedirectToHttps>, at: Trail) -> Option<u16> {
+    let port = written?.port()?;
+    let tells = config.listen.0.iter().any(|listener| listener.0.proxy_protocol);
+    if config.tls.is_none() && config.trusted_proxies.is_empty() && !tells {
+        let cure = "add tls: at the top, or name in trusted_proxies who takes TLS off and says so in X-Forwarded-Proto";
+        c.fault(at, "", "every request would be sent away, also from https", cure);
+    }
+    Some(port)
 }
 
 fn requirement(c: &mut Compiler<'_>, written: &config::Route, key: &RouteKey, at: &Trail) -> Requirement {

@@ -208,6 +208,8 @@ pub struct Route {
     pub body_bytes: u64,
     /// What the route says of the audit trail for itself.
     pub audit: Option<RouteAudit>,
+    /// The port to which requests are sent that came without TLS; `None` serves them.
+    pub redirect_to_https: Option<u16>,
     /// What changes on the way.
     pub rewriting: Arc<Rewriting>,
     /// Which pages may call; `None` leaves that to the upstream.
@@ -235,6 +237,14 @@ pub struct Rules {
 pub struct IdentityHeader {
     pub name: HeaderName,
     pub claim: ClaimPath,
+}
+
+impl Service {
+    /// Whether clients reach it at this host by the address that is published.
+    pub fn is_published_at(&self, host: &str) -> bool {
+        let uri = self.metadata_url.parse::<http::Uri>().ok();
+        uri.and_then(|uri| uri.host().map(|known| known.eq_ignore_ascii_case(host))).unwrap_or(false)
+    }
 }
 
 impl Policy {

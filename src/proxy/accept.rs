@@ -215,8 +215,11 @@ impl Accepting {
         if *self.phase.borrow() == Phase::HandedOver {
             return;
         }
+        // They came before the end, as those did that are served: each waits for the place of one that leaves. Places come
+        // free as connections end, at the deadline all of them, and who gets one then is told so like everybody else.
         for (stream, peer) in bound.close().unwrap_or_default() {
-            let Ok(room) = self.room.clone().try_acquire_owned() else { return };
+            let room = self.room.clone().acquire_owned().await;
+            let Ok(room) = room else { return };
             self.start(stream, peer, room);
         }
     }

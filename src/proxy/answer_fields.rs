@@ -25,6 +25,11 @@ impl<'p> AnswerFields<'p> {
             // What the gate serves itself has its own fields, for all services alike.
             Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => (None, None),
         };
+        Self::at(policy, service, route, headers)
+    }
+
+    /// Those of a place, as far as it is known.
+    pub fn at(policy: &'p Policy, service: Option<usize>, route: Option<usize>, headers: &HeaderMap) -> Self {
         let service = service.map(|service| &policy.services[service]);
         let route = service.zip(route).map(|(service, route)| &service.routes[route]);
         let (rewriting, cors) = match (route, service) {

@@ -332,6 +332,9 @@ impl Body for ResponseBody {
             record.reason = Some(ended.reason);
             record.detail = "the stream was ended".into();
             if ended.failed {
+                if let Some(limit) = ended.limit.filter(|_| record.outcome != Outcome::Failed) {
+                    record.limited(limit);
+                }
                 record.outcome = Outcome::Failed;
             }
         }

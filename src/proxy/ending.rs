@@ -22,6 +22,7 @@ use super::grpc_frames::{Messages, WebFrames};
 use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;
+use crate::observe::Limit;
 use crate::policy::Streams;
 
 /// How long a stream may take to come to a place where it can end in good order; it is cut then.
@@ -127,18 +128,20 @@ pub struct Ended {
     pub reason: Reason,
     /// Whether that is a failure, and not what the policy wants.
     pub failed: bool,
+    /// The limit that it was over.
+    pub limit: Option<Limit>,
     status: StatusCode,
     message: &'static str,
 }
 
 impl Ended {
     fn by_token(reason: Reason) -> Self {
-        Self { reason, failed: false, status: StatusCode::UNAUTHORIZED, message: reason }
+        Self { reason, failed: false, limit: None, status: StatusCode::UNAUTHORIZED, message: reason }
     }
 
     fn by(failure: Failure) -> Self {
         let row = failure.row();
-        Self { reason: row.code, failed: true, status: row.status, message: row.title }
+        Self { reason: row.code, failed: true, limit: failure.limit(), status: row.status, message: row.title }
     }
 }
 

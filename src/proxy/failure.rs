@@ -275,6 +275,7 @@ impl Failure {
             Self::BodyTooLarge => Some(Limit::Body),
             Self::BodyTooSlow => Some(Limit::BodyTime),
             Self::BodyTrickles => Some(Limit::BodyRate),
+            Self::CallIdle => Some(Limit::TunnelIdle),
             Self::HostInvalid
             | Self::TargetInvalid
             | Self::LengthsConflict
@@ -293,7 +294,6 @@ impl Failure {
             | Self::UpstreamCircuitOpen
             | Self::ProtocolUnknown
             | Self::DeadlineExceeded
-            | Self::CallIdle
             | Self::UpgradeInvalid
             | Self::UpgradeUnavailable
             | Self::WebhookUnsigned

@@ -90,7 +90,7 @@ impl Gate {
         observer.set_access_log(snapshot.policy.log.access);
         observer.metrics.adopt(&snapshot);
         if let Some(place) = audit {
-            observer.audit.turn_to(place)?;
+            observer.audit.turn_to(place);
         }
         let instance = uuid::Uuid::now_v7().simple().to_string();
         Ok(Arc::new(Self {
@@ -130,16 +130,17 @@ impl Gate {
         let consents = self.consents.prepare(&policy)?;
         let shared = Shared::follow(self.shared.load_full().as_ref(), &policy)?;
         let audit = self.observer.audit.prepare(policy.audit.as_ref())?;
-        // Late among what can fail: endpoints that stay take their new limits here.
+        let keys = self.keys.prepare(&policy)?;
+        // The last that can fail: endpoints that stay take their new limits here.
         let old = self.current.load_full();
         let upstreams = Upstreams::of(&policy, &old.upstreams, &self.observer.metrics.upstreams)?;
-        self.keys.adopt(&policy)?;
+        self.keys.turn_to(keys);
         self.introspector.adopt(askers);
         self.consents.adopt(consents);
         self.registrar.adopt(office);
         // Before the policy that asks for records, so that none finds no place.
         if let Some(place) = audit {
-            self.observer.audit.turn_to(place)?;
+            self.observer.audit.turn_to(place);
         }
         let remembered = match old.policy.remembered_tokens == policy.remembered_tokens {
             true => old.remembered(),

@@ -36,6 +36,8 @@ pub fn trailers_only(status: StatusCode, title: &'static str) -> Response<Respon
 /// How a call ends that the gate ends.
 pub fn trailers(status: StatusCode, message: &str) -> HeaderMap {
     let code = match status.as_u16() {
+        // What is asked for has to come another way first; no client of gRPC follows a redirect.
+        308 => "9",
         401 => "16",
         403 => "7",
         404 | 405 | 421 => "12",

@@ -26,6 +26,7 @@ use super::forward::{Forwarded, forward};
 use super::gate::{Gate, InForce};
 use super::grpc::is_grpc;
 use super::limit::limit;
+use super::noted::{failed, finish, finish_failed, note_permit, note_refusal};
 use super::own;
 use super::redirect;
 use super::respond::{self, Asked};
@@ -35,7 +36,9 @@ use super::stream::StreamFacts;
 use super::tls::{Shown, Standing};
 use super::upstream::Unanswered;
 use super::webhook;
-use crate::access::{ClientCertificate, Denial, Head, Permit, Refusal, Snapshot, Verdict, decide, decide_with, unasked_token};
+use crate::access::{
+    ClientCertificate, Denial, Head, Refusal, Snapshot, Verdict, answered_preflight, decide, decide_with, leads_to, unasked_token,
+};
 use crate::clock;
 use crate::keys::Checked;
 use crate::observe::{Outcome, Record};
@@ -130,9 +133,11 @@ async fn serve(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>, mut reco
     }
     let mut place = match gate.admission.enter(&snapshot.policy, &gate.observer.metrics).await {
         Ok(place) => place,
-        Err((failure, detail)) => {
+        Err(none) => {
+            let head = head(&snapshot, &peer, &request, &screened, certificate);
+            let response = turn_away(&snapshot, &head, none, &asked, record);
             leave_body(request);
-            return finish_failed(failure, detail.to_owned(), &asked, record);
+            return response;
         }
     };
     // What was changed while it waited for its place counts for it.
@@ -156,8 +161,8 @@ async fn serve_admitted(
     (screened, certificate, asked): (Screened, Option<&ClientCertificate>, &Asked<'_>),
     mut record: Record,
 ) -> Response<ResponseBody> {
-    let method = request.method().clone();
-    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &request, &screened, certificate).await;
+    let asked_for = head(&snapshot, peer, &request, &screened, certificate);
+    let (snapshot, verdict) = decide_with_keys(gate, snapshot, &asked_for).await;
     gate.note_client(&verdict);
     let fields = AnswerFields::of(&snapshot.policy, &verdict, request.headers());
     let permit = match verdict {
@@ -165,7 +170,7 @@ async fn serve_admitted(
         Ok(Verdict::Preflight { service, route }) => return preflight(&snapshot, (service, route), request, asked, record),
         Ok(Verdict::Metadata { service, slash }) => {
             record.decide(&snapshot.policy, None, None, Outcome::Own);
-            return finish(respond::metadata(&snapshot.policy, (service, slash), &method, asked), record);
+            return finish(respond::metadata(&snapshot.policy, (service, slash), request.method(), asked), record);
         }
         Ok(Verdict::Own { endpoint, client }) => {
             let (response, ended) = own::answer(gate, &snapshot.snapshot, (endpoint, client), request, asked, peer.address).await;
@@ -220,6 +225,45 @@ async fn serve_admitted(
     }
 }
 
+/// What is decided on.
+fn head<'r>(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    request: &'r Request<Incoming>,
+    screened: &'r Screened,
+    certificate: Option<&'r ClientCertificate>,
+) -> Head<'r> {
+    Head {
+        method: request.method(),
+        host: &screened.host,
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+        websocket: screened.websocket,
+        plain: redirect::is_plain(request.headers(), &snapshot.policy, peer),
+        certificate,
+    }
+}
+
+/// Refuses a request for which there is no place, so that a page may read why. What its browser asks before is answered:
+/// that costs no more than to refuse it, and the page would learn nothing.
+fn turn_away(
+    snapshot: &Snapshot,
+    head: &Head<'_>,
+    (failure, detail): (Failure, &str),
+    asked: &Asked<'_>,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    let policy = &snapshot.policy;
+    if let Some(Ok(Verdict::Preflight { service, route })) = answered_preflight(policy, head) {
+        record.decide(policy, Some(service), Some(route), Outcome::Own);
+        return finish(respond::preflight(&policy.services[service].routes[route], head.headers, asked), record);
+    }
+    let (service, route) = leads_to(policy, head);
+    let fields = AnswerFields::at(policy, service, route, head.headers);
+    fields.on_own(finish_failed(failure, detail.to_owned(), asked, record))
+}
+
 /// Answers a browser that asks whether a page may send its request.
 fn preflight(
     snapshot: &Snapshot,
@@ -258,31 +302,16 @@ fn leave_body(request: Request<Incoming>) {
 /// Decides; if the token is opaque, asks the issuer about it and decides once more, by the same policy. If the token's key
 /// is unknown, asks for it and decides once more, with what is then in force. A key that
 /// could not be asked for is no bad key: a good token signed with a new one must never look bad.
-async fn decide_with_keys(
-    gate: &Gate,
-    mut snapshot: Arc<InForce>,
-    request: &Request<Incoming>,
-    screened: &Screened,
-    certificate: Option<&ClientCertificate>,
-) -> (Arc<InForce>, Result<Verdict, Box<Refusal>>) {
+async fn decide_with_keys(gate: &Gate, mut snapshot: Arc<InForce>, head: &Head<'_>) -> (Arc<InForce>, Result<Verdict, Box<Refusal>>) {
     /// The first fetch may have begun before the key was there.
     const QUESTIONS_MAX: usize = 2;
     /// A caller would rather come again than wait for longer.
     const PATIENCE_MAX: Duration = Duration::from_millis(1200);
-    let head = Head {
-        method: request.method(),
-        host: &screened.host,
-        path: request.uri().path(),
-        query: request.uri().query(),
-        headers: request.headers(),
-        websocket: screened.websocket,
-        certificate,
-    };
-    let mut verdict = decide(&snapshot, &head, clock::unix_now());
-    if let Some((service, token)) = unasked_token(&verdict, &head) {
+    let mut verdict = decide(&snapshot, head, clock::unix_now());
+    if let Some((service, token)) = unasked_token(&verdict, head) {
         let said = gate.introspect(&snapshot, service, token).await;
-        verdict = decide_with(&snapshot, &head, &said, clock::unix_now());
-        verdict = gate.consents.settle(&snapshot, &head, Some(&said), verdict).await;
+        verdict = decide_with(&snapshot, head, &said, clock::unix_now());
+        verdict = gate.consents.settle(&snapshot, head, Some(&said), verdict).await;
         return (snapshot, verdict);
     }
     let mut asked = false;
@@ -293,7 +322,7 @@ async fn decide_with_keys(
         let patience = Some(snapshot.policy.keys.timeout.0.min(PATIENCE_MAX)).filter(|_| !away && verdict.is_err());
         let checked = gate.refresh_keys(&snapshot.policy.issuers[issuer].url, &kid, patience).await;
         snapshot = gate.in_force();
-        verdict = decide(&snapshot, &head, clock::unix_now());
+        verdict = decide(&snapshot, head, clock::unix_now());
         match checked {
             Checked::Now => {
                 asked = true;
@@ -309,7 +338,7 @@ async fn decide_with_keys(
     {
         refusal.denial = Denial::KeysUnavailable { issuer };
     }
-    verdict = gate.consents.settle(&snapshot, &head, None, verdict).await;
+    verdict = gate.consents.settle(&snapshot, head, None, verdict).await;
     (snapshot, verdict)
 }
 
@@ -321,62 +350,6 @@ fn wanted_key(verdict: &Result<Verdict, Box<Refusal>>) -> Option<(usize, String)
         Ok(Verdict::Metadata { .. } | Verdict::Preflight { .. } | Verdict::Webhook | Verdict::Own { .. }) => return None,
     };
     denial.wants_key().map(|(issuer, kid)| (issuer, kid.to_owned()))
-}
-
-fn finish(mut response: Response<ResponseBody>, mut record: Record) -> Response<ResponseBody> {
-    record.status = response.status();
-    if matches!(record.outcome, Outcome::Permitted | Outcome::Public | Outcome::Own) {
-        record.reason = None;
-    }
-    record.audit();
-    response.body_mut().attach(record);
-    response
-}
-
-fn finish_failed(failure: Failure, detail: String, asked: &Asked<'_>, record: Record) -> Response<ResponseBody> {
-    finish(respond::failed(failure, asked), failed(failure, detail, record))
-}
-
-fn failed(failure: Failure, detail: String, mut record: Record) -> Record {
-    record.outcome = Outcome::Failed;
-    record.reason = Some(failure.row().code);
-    record.detail = detail.into();
-    if let Some(limit) = failure.limit() {
-        record.limited(limit);
-    }
-    record
-}
-
-fn note_permit(record: &mut Record, snapshot: &Snapshot, permit: &Permit) {
-    let outcome = match (permit.reported(), permit.identity()) {
-        (Some(_), _) => Outcome::Reported,
-        (None, Some(_)) => Outcome::Permitted,
-        (None, None) => Outcome::Public,
-    };
-    record.decide(&snapshot.policy, Some(permit.service()), Some(permit.route()), outcome);
-    if let Some(denial) = permit.reported() {
-        record.reason = Some(denial.row().code);
-        record.detail = denial.detail();
-    }
-    record.identity = permit.identity().cloned();
-    note_client_name(record, snapshot, Some(permit.service()));
-}
-
-fn note_refusal(record: &mut Record, snapshot: &Snapshot, refusal: &Refusal) {
-    // The gate's own endpoints are nobody's service.
-    let service = refusal.service.filter(|service| !snapshot.policy.services[*service].own);
-    record.decide(&snapshot.policy, service, refusal.route.filter(|_| service.is_some()), Outcome::Denied);
-    record.reason = Some(refusal.denial.row().code);
-    record.detail = refusal.denial.detail();
-    record.identity = refusal.identity.clone();
-    note_client_name(record, snapshot, service);
-}
-
-/// For people who read the audit trail.
-fn note_client_name(record: &mut Record, snapshot: &Snapshot, service: Option<usize>) {
-    let client =
-        record.identity.as_ref().filter(|_| snapshot.policy.audit.is_some()).and_then(|identity| identity.claims().client_id.as_deref());
-    record.client_name = service.zip(client).and_then(|(service, client)| snapshot.client_name(service, client));
 }
 
 /// The caller's request id if it is a sane one, else a new one.

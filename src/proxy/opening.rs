@@ -81,6 +81,7 @@ impl Opening {
             upstream,
             facts: peer.facts.clone(),
             idle: snapshot.policy.timeouts.tunnel_idle,
+            leave_within: snapshot.policy.shutdown_deadline,
             _held: peer.held.clone(),
             _places: (body.into_place(), self.place),
             closing: gate.closing_tunnels.subscribe(),

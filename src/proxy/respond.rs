@@ -2,7 +2,7 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use serde_json::json;
@@ -54,6 +54,12 @@ pub fn denied(policy: &Policy, refusal: &Refusal, asked: &Asked<'_>) -> Response
         && let Ok(allow) = HeaderValue::try_from(allow.as_str())
     {
         response.headers_mut().insert(ALLOW, allow);
+    }
+    if let Denial::HttpsRequired { location } = &refusal.denial
+        && !asked.grpc
+        && let Ok(location) = HeaderValue::try_from(location.as_str())
+    {
+        response.headers_mut().insert(LOCATION, location);
     }
     if let Some(seconds) = refusal.denial.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -16,7 +16,7 @@ use crate::policy::{CheckedPath, HostRewrite, Policy, Rewriting};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -203,12 +203,6 @@ fn forwarded_prefix(client: &HeaderMap, headers: &mut HeaderMap, rewriting: &Rew
 
 fn is_trusted(policy: &Policy, way: &Way<'_>) -> bool {
     way.peer.is_some_and(|peer| policy.trusts(peer))
-}
-
-/// Whether a trusted proxy says that the client spoke TLS with it.
-pub fn said_https(client: &HeaderMap, policy: &Policy, peer: Option<IpAddr>) -> bool {
-    let said = client.get_all(&X_FORWARDED_PROTO).iter().next_back();
-    peer.is_some_and(|peer| policy.trusts(peer)) && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The lines of a list header as one (RFC 9110 §5.3).

@@ -18,7 +18,7 @@ use super::gate::Phase;
 use super::stream::StreamFacts;
 use super::upstream;
 use super::websocket::{CLOSE_CODE, Frames, GOING_AWAY, close_frame};
-use crate::observe::Record;
+use crate::observe::{Limit, Record};
 
 /// What is read at once: most messages are small, and a tunnel at rest keeps its buffers.
 const BUFFER_BYTES: usize = 1 << 10;
@@ -30,6 +30,8 @@ pub struct Tunnel {
     pub upstream: OnUpgrade,
     pub facts: Option<Arc<StreamFacts>>,
     pub idle: Duration,
+    /// How long a client may stay that was told to leave.
+    pub leave_within: Duration,
     pub _held: Arc<Held>,
     /// Its places among the connections to the endpoint, and among the tunnels of the gate.
     pub _places: (Option<Arc<upstream::Place>>, Place),
@@ -50,8 +52,21 @@ enum End {
     Leaving,
     /// Its token counts no more: nothing goes on.
     Token(Reason),
+    /// The client was told that the gate leaves, and had its time to listen: nothing goes on either.
+    Overdue,
 }
 
+impl End {
+    /// Whether nothing goes on.
+    fn is_over(self) -> bool {
+        match self {
+            Self::Leaving => false,
+            Self::Token(_) | Self::Overdue => true,
+        }
+    }
+}
+
+const IDLE: &str = "idle for too long";
 /// The client's own word for a tunnel that ends because the gate goes away.
 const LEAVING: Reason = "going away";
 
@@ -79,7 +94,7 @@ impl Tunnel {
         };
         let phase = self.berth.as_ref().map(|berth| berth.phase.clone());
         let told = async {
-            tell_end(self.watch, phase, &tell).await;
+            tell_end(self.watch, (phase, self.leave_within), &tell).await;
             tokio::time::sleep(CUT_AFTER).await;
         };
         let mut closing = self.closing;
@@ -88,20 +103,28 @@ impl Tunnel {
             biased;
             () = told => "cut",
             () = both => "closed",
-            () = idle(&moved, self.idle) => "idle for too long",
+            () = idle(&moved, self.idle) => IDLE,
             _ = closing.wait_for(|closing| *closing) => "the gate goes down",
         };
         record.reason = match *ending.borrow() {
             Some(End::Token(reason)) => Some(reason),
-            Some(End::Leaving) | None => None,
+            Some(End::Leaving | End::Overdue) | None => None,
         };
+        if reason == IDLE {
+            record.limited(Limit::TunnelIdle);
+        }
         record.detail = reason.into();
         record.response_bytes = down.load(Ordering::Relaxed);
     }
 }
 
-/// Tells a tunnel that it is to end: once that the gate leaves, and for good, when this returns, that its token counts no more.
-async fn tell_end(watch: Option<Watch>, phase: Option<watch::Receiver<Phase>>, tell: &watch::Sender<Option<End>>) {
+/// Tells a tunnel that it is to end: once that the gate leaves, and for good, when this returns, that its token counts no more
+/// or that it had its time to leave.
+async fn tell_end(
+    watch: Option<Watch>,
+    (phase, leave_within): (Option<watch::Receiver<Phase>>, Duration),
+    tell: &watch::Sender<Option<End>>,
+) {
     let mut token = std::pin::pin!(async {
         match watch {
             Some(watch) => watch.end().await,
@@ -114,19 +137,22 @@ async fn tell_end(watch: Option<Watch>, phase: Option<watch::Receiver<Phase>>, t
             None => std::future::pending().await,
         }
     };
-    let reason = tokio::select! {
-        reason = &mut token => reason,
+    let end = tokio::select! {
+        reason = &mut token => End::Token(reason),
         () = leaving => {
             tell.send_replace(Some(End::Leaving));
-            token.await
+            tokio::select! {
+                reason = token => End::Token(reason),
+                () = tokio::time::sleep(leave_within) => End::Overdue,
+            }
         }
     };
-    tell.send_replace(Some(End::Token(reason)));
+    tell.send_replace(Some(end));
 }
 
 /// Ends when nothing may go on.
-async fn token_ended(ending: &mut Ending) {
-    if ending.wait_for(|end| matches!(end, Some(End::Token(_)))).await.is_err() {
+async fn over(ending: &mut Ending) {
+    if ending.wait_for(|end| end.is_some_and(End::is_over)).await.is_err() {
         std::future::pending().await
     }
 }
@@ -148,12 +174,12 @@ async fn copy_up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unp
             fit(&mut buffer, count);
         }
     };
-    let over = tokio::select! {
+    let whole = tokio::select! {
         () = copied => true,
-        () = token_ended(&mut ending) => false,
+        () = over(&mut ending) => false,
     };
     let _ = to.shutdown().await;
-    if !over {
+    if !whole {
         while from.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
     }
 }
@@ -173,12 +199,12 @@ async fn copy_down(
     let mut said = false;
     loop {
         let told = *ending.borrow_and_update();
-        let over = matches!(told, Some(End::Token(_)));
+        let over = told.is_some_and(End::is_over);
         if let Some(end) = told.filter(|_| frames.is_between() && !said) {
             said = true;
             let (code, reason) = match end {
                 End::Token(reason) => (CLOSE_CODE, reason),
-                End::Leaving => (GOING_AWAY, LEAVING),
+                End::Leaving | End::Overdue => (GOING_AWAY, LEAVING),
             };
             // A service that has said its own close has said it for both.
             if !frames.has_closed() && (to.write_all(&close_frame(code, reason)).await.is_err() || to.flush().await.is_err()) {

@@ -151,6 +151,35 @@ async fn a_request_that_came_before_the_listener_closed_is_answered() {
     tokio::join!(gate.app.shutdown("test"), all_answered(&mut connections));
 }
 
+#[tokio::test]
+async fn who_waits_for_the_place_of_another_when_the_gate_drains_is_served_in_turn() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).settings("limits: { connections: 2 }").start().await;
+
+    let mut connections = waiting(gate.address(), &gate.get("/public/page").bytes(""));
+    tokio::join!(gate.app.shutdown("test"), all_answered(&mut connections));
+}
+
+#[tokio::test]
+async fn who_still_waits_for_a_place_at_the_deadline_is_told_like_everybody_else() {
+    let (issuer, (upstream, _never)) = (issuer().await, Upstream::held().await);
+    let settings = "limits: { connections: 2 }\nshutdown: { delay: 1ms, deadline: 500ms }";
+    let mut gate = gate(&issuer, &upstream).settings(settings).start().await;
+    let request = gate.get("/public/page").bytes("");
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Connection::open(gate.address()).await);
+        clients.last_mut().unwrap().write(&request).await;
+    }
+    until("both requests are at the service", || async { upstream.received().len() == 2 }).await;
+    gate.app.shutdown("test").await;
+
+    for client in &mut clients {
+        let answer = client.answer("GET").await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "going_down"));
+    }
+}
+
 /// RFC 9113 §6.8.
 #[tokio::test]
 async fn an_http2_client_gets_goaway_and_its_stream_is_finished() {

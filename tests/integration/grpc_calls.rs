@@ -140,7 +140,11 @@ async fn a_service_that_has_all_messages_and_begins_no_answer_is_slow() {
 
 #[tokio::test]
 async fn a_call_on_which_nothing_moves_at_all_ends_and_one_that_moves_does_not() {
-    let (_issuer, _upstream, mut calls, gate, token) = scene("timeouts: { tunnel_idle: 600ms }").await;
+    let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);
+    // The service's own patience, which is the same by default, is not what is looked at.
+    let patient = format!("{{ url: '{}', timeouts: {{ idle: 1h }} }}", upstream.url());
+    let gate = gate(&issuer, &upstream).routes(ROUTES).upstream(&patient).settings("timeouts: { tunnel_idle: 600ms }").start().await;
+    let token = token(&issuer, "read:weather");
     let mut http2 = Http2::open(gate.address()).await;
     let mut idle = Vec::new();
     for answered in [false, true] {
@@ -176,6 +180,8 @@ async fn a_call_on_which_nothing_moves_at_all_ends_and_one_that_moves_does_not()
     let answer = busy.answer().await;
     assert_eq!(status(&answer).1.as_deref(), Some("0"));
     assert!(answer.body.len() > HELLO.len());
+    // One before its answer began, one in the middle of it.
+    assert_eq!(gate.metric("wicketgate_limited_total{limit=\"tunnel_idle\"}").await, Some(2.0));
 }
 
 #[tokio::test]

@@ -230,6 +230,42 @@ async fn a_connection_carries_so_many_requests_and_the_last_answer_says_so() {
 }
 
 #[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_is_closed_and_counted() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &upstream).settings("timeouts: { idle: 400ms }").start().await;
+    // One that rests after its request, one that does not because of its request's body, and one over HTTP/2.
+    let mut rests = Connection::open(gate.address()).await;
+    rests.write(&gate.get("/public/a").bytes("")).await;
+    let mut stays = Connection::open(gate.address()).await;
+    stays.write(&gate.ask("POST", "/public/a").body("x").bytes("")).await;
+    let mut over_http2 = Http2::open(gate.address()).await;
+    assert_eq!(over_http2.send(Request::get("http://gate/public/a").body(()).unwrap()).await.status, 200);
+    assert_eq!((rests.answer("GET").await.status, stays.answer("POST").await.status), (200, 200));
+
+    assert!(rests.is_closed().await && stays.is_closed().await);
+    over_http2.closed().await;
+    until("all are counted", || async { counted(&gate, "idle").await == Some(3.0) }).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_carries_as_many_requests_as_it_may_is_counted() {
+    let (issuer, (upstream, answers)) = (issuer().await, Upstream::held().await);
+    let gate = gate(&issuer, &upstream).settings("limits: { streams: 2 }").start().await;
+    let mut client = Http2::open(gate.address()).await;
+    let ask = || Request::get("http://gate/public/a").body(()).unwrap();
+
+    let first = client.begin(ask(), true).await;
+    until("one is at the service", || async { upstream.received().len() == 1 }).await;
+    assert_eq!(counted(&gate, "streams").await, Some(0.0));
+    let second = client.begin(ask(), true).await;
+    until("the other, too", || async { upstream.received().len() == 2 }).await;
+
+    assert_eq!(counted(&gate, "streams").await, Some(1.0));
+    answers.add_permits(2);
+    assert_eq!((first.answer().await.status, second.answer().await.status), (200, 200));
+}
+
+#[tokio::test]
 async fn an_old_connection_is_closed_in_good_order() {
     let (issuer, (upstream, answers)) = (issuer().await, Upstream::held().await);
     let gate = gate(&issuer, &upstream).settings("timeouts: { connection_age: 1s }").start().await;

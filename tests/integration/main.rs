@@ -46,11 +46,13 @@ mod server_names;
 mod shared_state;
 mod slow_clients;
 mod slow_http2;
+mod stapling;
 mod story;
 mod streams;
 #[allow(dead_code, unused_imports, reason = "two test binaries share it, and each uses a part")]
 mod support;
 mod tls;
+mod to_https;
 mod tokens;
 mod tunnels;
 mod upstream_faults;

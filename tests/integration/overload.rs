@@ -66,6 +66,37 @@ async fn a_request_too_many_waits_and_one_for_which_there_is_no_room_to_wait_is_
 }
 
 #[tokio::test]
+async fn a_page_reads_that_there_was_no_place_for_its_request() {
+    let (issuer, (upstream, answers)) = (issuer().await, Upstream::held().await);
+    let cors = "    cors: { origins: [https://app.example] }";
+    let builder = gate(&issuer, &upstream).in_service(cors).settings("limits: { requests: 1, request_queue: 0 }");
+    let gate = builder.start().await;
+    let mut first = asking(&gate, "/public/first").await;
+    arrived(&upstream, 1).await;
+    let from = |origin: &str, method: &str, target: &str| gate.ask(method, target).header(&format!("Origin: {origin}"));
+
+    for (target, origin, read_by) in [
+        ("/forecast/oslo", "https://app.example", Some("https://app.example")),
+        ("/nowhere", "https://app.example", Some("https://app.example")),
+        ("/forecast/oslo", "https://evil.example", None),
+    ] {
+        let refused = from(origin, "GET", target).send().await;
+        assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"), "{target}");
+        assert_eq!(refused.header("access-control-allow-origin").as_deref(), read_by, "{target} {origin}");
+        assert_eq!(refused.header("vary").as_deref(), Some("Origin"));
+    }
+    // The browser asks before, and must be told that it may, or the page reads nothing.
+    let preflight = from("https://app.example", "OPTIONS", "/forecast/oslo").header("Access-Control-Request-Method: GET").send().await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-methods").as_deref()), (204, Some("GET, HEAD")));
+    let nowhere = from("https://app.example", "OPTIONS", "/nowhere").header("Access-Control-Request-Method: GET").send().await;
+    assert_eq!(nowhere.status, 503);
+
+    answers.add_permits(1);
+    assert_eq!(first.answer("GET").await.status, 200);
+    assert_eq!(upstream.received().len(), 1);
+}
+
+#[tokio::test]
 async fn who_has_waited_long_enough_is_told_so() {
     let (gate, upstream, answers, mut first) = one_in_flight("limits: { requests: 1 }\ntimeouts: { queue: 100ms }").await;
 

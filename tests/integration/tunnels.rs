@@ -201,6 +201,7 @@ async fn a_tunnel_on_which_nothing_moves_is_closed_and_others_stay() {
 
     busy.write(b"still here").await;
     busy_call.read_until("still here").await;
+    assert_eq!(gate.metric("wicketgate_limited_total{limit=\"tunnel_idle\"}").await, Some(1.0));
 }
 
 #[tokio::test]
@@ -272,6 +273,24 @@ async fn a_listener_that_is_taken_away_tells_its_tunnels_to_go() {
     gate.rewrite(&builder.settings(&format!("listen: {}", other.address)).yaml()).await;
 
     assert!(client.read_until("going away").await.ends_with("going away"));
+}
+
+#[tokio::test]
+async fn a_tunnel_of_a_listener_that_was_taken_away_ends_although_its_client_does_not_listen() {
+    let (issuer, (upstream, mut calls)) = (issuer().await, Upstream::manual().await);
+    let builder = gate(&issuer, &upstream).settings("shutdown: { delay: 1ms, deadline: 500ms }");
+    let mut gate = builder.clone().start().await;
+    let (mut client, mut call) = tunnel(&gate, &mut calls, &token(&issuer, "read:weather")).await;
+
+    let other = reserve();
+    gate.rewrite(&builder.settings(&format!("listen: {}", other.address)).yaml()).await;
+
+    client.read_until("going away").await;
+    client.write(b"what it still says").await;
+    call.read_until("what it still says").await;
+    assert_eq!(last_words("the service's end", &mut call).await, "");
+    assert_eq!(last_words("the client's end", &mut client).await, "");
+    assert_eq!(gate.admin("/livez").await.status, 200);
 }
 
 #[tokio::test]

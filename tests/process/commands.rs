@@ -142,6 +142,69 @@ async fn explain_says_what_the_gate_would_do_and_why() {
 }
 
 #[tokio::test]
+async fn explain_takes_a_certificate_for_one_that_was_shown_and_says_what_comes_of_it() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = servers.sign("gate", &["localhost"]);
+    let routes = "\n      GET /agent: { access: public, client_certificate: { dns: agent.example } }\n      GET /open: public";
+    let tls = "tls:\n  certificate_file: tls.crt\n  key_file: tls.key\n  client_certificates: { mode: optional, ca_file: ca.crt }";
+    let told = "    client_certificate_headers: { X-Client-Subject: subject }";
+    let file = config(&gate(&issuer, &upstream).routes(routes).in_service(told).settings(tls).yaml());
+    let place = |name: &str| file.path.parent().unwrap().join(name);
+    let write = |name: &str, text: &str| std::fs::write(place(name), text).unwrap();
+    write("tls.crt", &server.pem);
+    write("tls.key", &server.key_pem);
+    write("ca.crt", &clients.pem);
+    write("agent.pem", &clients.sign("agent", &["agent.example"]).pem);
+    write("other.pem", &clients.sign("other", &["other.example"]).pem);
+    let explain = async |certificate: Option<&str>| {
+        let shown: Vec<String> =
+            certificate.iter().flat_map(|name| ["--certificate".to_owned(), place(name).display().to_string()]).collect();
+        let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+        with_config(&file.path, &[&["explain", "GET", "/agent"], &shown[..]].concat(), "").await
+    };
+
+    let table = [
+        (None, "refused: 403 certificate_missing", "no       client certificate is one that the route takes"),
+        (Some("other.pem"), "refused: 403 certificate_refused", "in detail  subject=CN=other"),
+        (Some("agent.pem"), "decision   forwarded to", "yes      client certificate is one that the route takes"),
+        (Some("agent.pem"), "decision   forwarded to", "upstream   x-client-subject: CN=agent"),
+    ];
+    for (certificate, decision, part) in table {
+        let ended = explain(certificate).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{certificate:?}");
+        assert!(ended.stdout.contains(decision) && ended.stdout.contains(part), "{certificate:?}: {part} in {}", ended.stdout);
+    }
+    write("none.pem", "no certificate");
+    for unusable in ["none.pem", "missing.pem"] {
+        let ended = explain(Some(unusable)).await;
+        assert_eq!(ended.code, Some(64), "{ended:?}");
+        assert!(ended.stderr.contains(unusable), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn explain_says_where_a_plain_request_is_sent() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let builder = gate(&issuer, &upstream).in_service("    redirect_to_https: 8443").settings("trusted_proxies: [192.0.2.1]");
+    let file = config(&builder.yaml());
+    let explain = async |url: &str| with_config(&file.path, &["explain", "GET", url], "").await.stdout;
+
+    let plain = explain("http://api.weather.example/public/a?b").await;
+    for part in
+        ["no       request came over https", "refused: 308 https_required", "location   https://api.weather.example:8443/public/a?b"]
+    {
+        assert!(plain.contains(part), "{part} in {plain}");
+    }
+    for url in ["https://api.weather.example/public/a", "/public/a"] {
+        let served = explain(url).await;
+        assert!(served.contains("decision   forwarded to") && served.contains("sent to https, port 8443"), "{served}");
+    }
+    let check = with_config(&file.path, &["check"], "").await.stdout;
+    assert!(check.contains("to https, port 8443, without TLS"), "{check}");
+}
+
+#[tokio::test]
 async fn explain_asks_about_an_opaque_token_and_check_says_that_the_gate_would() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let answer = format!(r#"{{"active":true,"sub":"alice","token_type":"Bearer","iss":"{}"}}"#, issuer.url());

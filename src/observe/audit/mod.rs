@@ -97,17 +97,14 @@ impl AuditTrail {
         Self { queue: Arc::new(Queue::new(counters)), to: Mutex::default() }
     }
 
-    /// Opens the place that the policy names, if it is another than the one in use. Nothing is changed.
+    /// Opens the place that the policy names, if it is another than the one in use, and begins the writer's thread if there
+    /// is none: all that can fail. Records go where they went before.
     pub fn prepare(&self, wanted: Option<&Audit>) -> Result<Option<Sink>, String> {
         let Some(wanted) = wanted.map(|audit| &audit.to) else { return Ok(None) };
         if self.to.lock().unwrap_or_else(PoisonError::into_inner).0.as_ref() == Some(wanted) {
             return Ok(None);
         }
-        Sink::open(wanted).map(Some).map_err(|error| format!("audit: {wanted}: {error}"))
-    }
-
-    /// Takes a prepared place into use. What is still queued goes there too.
-    pub fn turn_to(&self, sink: Sink) -> Result<(), String> {
+        let sink = Sink::open(wanted).map_err(|error| format!("audit: {wanted}: {error}"))?;
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         if !to.1 {
             let writer = writer::Writer::new(self.queue.clone());
@@ -115,9 +112,14 @@ impl AuditTrail {
             thread.map_err(|error| format!("audit: no thread: {error}"))?;
             to.1 = true;
         }
+        Ok(Some(sink))
+    }
+
+    /// Takes a prepared place into use. What is still queued goes there too.
+    pub fn turn_to(&self, sink: Sink) {
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         to.0 = Some(sink.to().clone());
         self.queue.order(Order::Open(Box::new(sink)));
-        Ok(())
     }
 
     /// Writes what is queued to the place in use and closes it.
@@ -208,7 +210,7 @@ mod tests {
     fn turn(observer: &Observer, to: AuditTo) {
         let audit = Audit { writes: true, reads: true, refusals: true, to };
         let sink = observer.audit.prepare(Some(&audit)).unwrap().unwrap();
-        observer.audit.turn_to(sink).unwrap();
+        observer.audit.turn_to(sink);
     }
 
     fn file(path: impl Into<std::path::PathBuf>) -> AuditTo {
@@ -249,6 +251,26 @@ mod tests {
         settle(&observer);
         assert_eq!(causes(&path), (0..100).collect::<Vec<_>>());
         assert_eq!((written(&observer), lost(&observer, "write_failed")), (100, 0));
+    }
+
+    #[test]
+    fn what_is_prepared_and_never_used_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, second) = (directory.path().join("first.jsonl"), directory.path().join("second.jsonl"));
+        let observer = Observer::new(Metrics::new().unwrap());
+        let audit = |path: &std::path::Path| Audit { writes: true, reads: true, refusals: true, to: file(path) };
+        // The thread is there from now on, and finds nothing to do.
+        drop(observer.audit.prepare(Some(&audit(&second))).unwrap());
+        write(&observer, 1);
+        assert!(!observer.audit.is_on() && observer.audit.is_settled());
+
+        turn(&observer, file(&first));
+        drop(observer.audit.prepare(Some(&audit(&second))).unwrap());
+        write(&observer, 2);
+        settle(&observer);
+        assert_eq!(causes(&first), [0, 1]);
+        assert_eq!(std::fs::read_to_string(&second).unwrap(), "");
+        drop(observer);
     }
 
     #[test]
