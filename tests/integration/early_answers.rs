@@ -15,6 +15,7 @@ use super::support::*;
 
 const ROUTES: &str = "\n      /u/**: public";
 const REFUSED: &[u8] = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!";
+const REFUSED_AND_CLOSED: &[u8] = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// More than all buffers on the way take.
 const HUGE: &str = "Content-Length: 500000000";
@@ -117,6 +118,26 @@ async fn an_upload_keeps_its_place_until_it_has_ended_and_then_everything_is_use
 
     assert_eq!(client.answer("GET").await.text(), "ok");
     assert_eq!(upstream.connections(), 1);
+}
+
+/// RFC 9112 §9.6: a client that writes first and reads later must not lose its answer to a reset.
+#[tokio::test]
+async fn a_client_that_still_writes_when_the_service_has_closed_is_not_reset() {
+    let upstream = Upstream::by_hand(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(REFUSED_AND_CLOSED).await;
+    })
+    .await;
+    let gate = gate_to(&format!("'{}'", upstream.url()), "").await;
+    let mut client = Connection::open(gate.address()).await;
+    client.write(&gate.ask("POST", "/u/a").header(HUGE).bytes("")).await;
+
+    let answer = client.answer("POST").await;
+    assert_eq!((answer.status, answer.text().as_str(), answer.complete), (413, "no!", true));
+    assert!(client.is_closed().await, "the gate says no more");
+    for _ in 0..10 {
+        soon("writing", client.stream.write_all(&[b'x'; 16 << 10])).await.expect("a reset would take an answer away that was not read yet");
+    }
 }
 
 /// What an upstream that speaks HTTP/2 tells of the first upload: how it ended, or that its connection has.
