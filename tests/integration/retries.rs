@@ -54,6 +54,42 @@ async fn an_endpoint_that_dies_under_load_loses_no_idempotent_request() {
     drop(back);
 }
 
+/// RFC 9113 §8.7: a stream that was refused was not acted upon, also when its body was on its way by then.
+#[tokio::test]
+async fn a_post_that_was_refused_unread_goes_again_with_its_body() {
+    let (count, arrived) = (Arc::new(AtomicUsize::new(0)), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let (counted, seen) = (count.clone(), arrived.clone());
+    let upstream = http2_upstream(move |_, (request, mut respond)| {
+        let (counted, seen) = (counted.clone(), seen.clone());
+        async move {
+            let (head, mut body) = request.into_parts();
+            let mut bytes = Vec::new();
+            while let Some(Ok(part)) = body.data().await {
+                let _ = body.flow_control().release_capacity(part.len());
+                bytes.extend_from_slice(&part);
+            }
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                return respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+            seen.lock().unwrap().push((head.method.to_string(), String::from_utf8(bytes).unwrap()));
+            respond.send_response(http::Response::new(()), true).unwrap();
+        }
+    });
+    let (issuer, upstream) = (issuer().await, upstream.await);
+    let gate =
+        gate(&issuer, &upstream).upstream(&format!("{{ url: '{}', protocol: http2, retries: {{ replay_bytes: 1KiB }} }}", upstream.url()));
+    let gate = gate.routes("\n      /**: public").start().await;
+
+    let answer = gate.ask("POST", "/a").body("once").send().await;
+    assert_eq!((answer.status, count.load(Ordering::SeqCst)), (200, 2));
+    assert_eq!(*arrived.lock().unwrap(), [("POST".to_owned(), "once".to_owned())]);
+
+    // What is too long to be kept is gone.
+    count.store(0, Ordering::SeqCst);
+    let answer = gate.ask("POST", "/a").body(&"x".repeat(2000)).send().await;
+    assert_eq!((answer.status, count.load(Ordering::SeqCst)), (502, 1));
+}
+
 /// RFC 9110 §9.2.2: a proxy must not automatically retry a request with a method that is not idempotent, once it was sent.
 #[tokio::test]
 async fn a_post_that_was_taken_is_never_sent_twice() {

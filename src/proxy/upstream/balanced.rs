@@ -13,7 +13,7 @@ use super::endpoint::{Attempt, Endpoint, Patience};
 use crate::balance::{BreakerState, Change, Choice, Member, Pass, Roster, Turn};
 use crate::clock;
 use crate::observe::{BalanceMetrics, ServiceStanding};
-use crate::policy::{Balancing, Retries, RetryOn, is_idempotent};
+use crate::policy::{Balancing, Protocol, Retries, RetryOn, is_idempotent};
 use crate::proxy::body::RequestBody;
 use crate::proxy::failure::Failure;
 use crate::proxy::kept::KeptBody;
@@ -166,7 +166,7 @@ impl Balanced {
         let begun = clock::instant_now();
         let balancing = self.roster().balancing().clone();
         let retries = &balancing.retries;
-        let (mut request, copy) = copied(request, retries);
+        let (mut request, mut copy) = (request, None);
         let mut tried = Vec::new();
         loop {
             let Some(choice) = self.choose(key, &tried, tries) else {
@@ -174,6 +174,9 @@ impl Balanced {
             };
             if choice.again {
                 sleep(backoff(retries.backoff, tries.count)).await;
+            }
+            if tried.is_empty() {
+                (request, copy) = copied(request, retries, gives_no_body_back(&choice.endpoint.endpoint));
             }
             let spent = if tried.is_empty() { Duration::ZERO } else { clock::instant_now().duration_since(begun) };
             let left = patience.response.saturating_sub(spent).max(Duration::from_millis(1));
@@ -266,16 +269,34 @@ impl Drop for Passage<'_> {
     }
 }
 
-type Copy = (http::request::Parts, Arc<KeptBody>);
+/// What is needed to send a request once more.
+struct Copy {
+    head: http::request::Parts,
+    kept: Arc<KeptBody>,
+    /// Also after it may have arrived.
+    repeatable: bool,
+}
 
-/// A request, and what is needed to send it once more after it may have arrived: only where that may be done at all.
-fn copied(request: Request<RequestBody>, retries: &Retries) -> (Request<RequestBody>, Option<Copy>) {
-    if !retries.repeats() || !is_idempotent(request.method()) || request.headers().contains_key(UPGRADE) {
+/// Whether a request that was not acted upon comes back without its body: over HTTP/2 a body is on its way before the service
+/// says that it did not look at the head.
+fn gives_no_body_back(endpoint: &Endpoint) -> bool {
+    match endpoint.key.protocol {
+        Protocol::Http1 => false,
+        Protocol::Auto => endpoint.key.tls.is_some(),
+        Protocol::Http2 => true,
+    }
+}
+
+/// A request, and its copy where it may come to be needed.
+fn copied(request: Request<RequestBody>, retries: &Retries, loses_body: bool) -> (Request<RequestBody>, Option<Copy>) {
+    let repeatable = retries.repeats() && is_idempotent(request.method());
+    let unsent = loses_body && retries.attempts > 1 && retries.names(RetryOn::Unsent);
+    if !(repeatable || unsent) || request.headers().contains_key(UPGRADE) {
         return (request, None);
     }
     let (head, mut body) = request.into_parts();
     let kept = body.keep(retries.replay_bytes);
-    (Request::from_parts(head.clone(), body), Some((head, kept)))
+    (Request::from_parts(head.clone(), body), Some(Copy { head, kept, repeatable }))
 }
 
 /// The request once more, if it is to be had, and the answer if it is not.
@@ -288,7 +309,7 @@ fn once_more(
     let unsent = matches!(why, RetryOn::Connect | RetryOn::Unsent);
     let back = answer.as_mut().err().filter(|_| unsent).and_then(|attempt| attempt.request.take());
     let again = back.map(|request| *request).or_else(|| {
-        let (head, kept) = copy?;
+        let Copy { head, kept, .. } = copy.filter(|copy| unsent || copy.repeatable)?;
         Some(Request::from_parts(head.clone(), RequestBody::again(kept.replay()?, patience.progress.clone())))
     });
     (again, answer)
