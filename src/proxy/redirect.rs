@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_nearest_proxy_says_which_scheme_the_client_spoke() {
         type Lines = &'static [(&'static str, &'static str)];
-        let table: [(Lines, Option<bool>); 11] = [
+        let table: [(Lines, Option<bool>); 12] = [
             (&[], None),
             (&[("x-forwarded-proto", "HTTPS")], Some(true)),
             (&[("x-forwarded-proto", "http")], Some(false)),
@@ -94,6 +94,7 @@ mod tests {
             (&[("x-forwarded-proto", "http"), ("forwarded", "proto=https")], Some(false)),
             (&[("forwarded", "for=1.2.3.4;Proto=https")], Some(true)),
             (&[("forwarded", "proto=https, for=\"[::1]\"; proto=\"http\"")], Some(false)),
+            (&[("forwarded", "proto=http, proto=http;by=a, proto=https")], Some(true)),
             (&[("forwarded", "proto=https"), ("forwarded", "for=unknown")], None),
             (&[("forwarded", "for=\"a,proto=https;b\"")], None),
             (&[("forwarded", "proto")], None),
