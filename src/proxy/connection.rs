@@ -2,10 +2,12 @@
 //! first bytes, until it ends or the gate drains.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
@@ -113,7 +115,10 @@ async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>, pr
         let count = tokio::select! {
             biased;
             count = stream.read(&mut part[..room]) => count?,
-            () = drained(phase), if seen.is_empty() => 0,
+            () = drained(phase), if seen.is_empty() => match stream.has_unread() {
+                true => continue,
+                false => 0,
+            },
         };
         match count {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -166,12 +171,25 @@ async fn serve_http1(
             () = draining(&mut phase) => {
                 // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
                 leaving.store(true, Ordering::Relaxed);
-                tokio::select! {
-                    biased;
-                    outcome = &mut connection => outcome?,
-                    () = idle(&open, &begun, DRAIN_GRACE) => {
+                loop {
+                    tokio::select! {
+                        biased;
+                        outcome = &mut connection => {
+                            outcome?;
+                            break;
+                        }
+                        () = idle(&open, &begun, DRAIN_GRACE) => {}
+                    }
+                    // One that came while this task waited for its turn is no less on its way.
+                    facts.look_before_closing();
+                    if let Poll::Ready(outcome) = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx))).await {
+                        outcome?;
+                        break;
+                    }
+                    if !facts.found_unread() {
                         Pin::new(&mut connection).graceful_shutdown();
                         (&mut connection).await?;
+                        break;
                     }
                 }
                 linger(connection.into_parts(), &facts).await;
@@ -196,13 +214,19 @@ async fn serve_http1(
         // What is left of hyper's buffer goes before the rest begins.
         drop(read_buf);
         if prefix.is_empty() {
-            tokio::select! {
+            let woken = tokio::select! {
                 woken = stream.wait_readable() => match woken {
-                    Ok(bytes) => prefix = bytes,
+                    Ok(bytes) => {
+                        prefix = bytes;
+                        true
+                    }
                     Err(_) => return Ok(()),
                 },
-                () = drained(&mut phase) => return Ok(()),
-                () = tokio::time::sleep(policy.timeouts.idle - rest_after) => return Ok(()),
+                () = drained(&mut phase) => stream.has_unread(),
+                () = tokio::time::sleep(policy.timeouts.idle - rest_after) => stream.has_unread(),
+            };
+            if !woken {
+                return Ok(());
             }
         }
     }
