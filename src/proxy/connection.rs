@@ -3,31 +3,30 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1::{self, Parts};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::body::{OpenRequest, ResponseBody};
 use super::broken::{count, count_error};
+use super::connection_http1::serve_http1;
 use super::flood::{FloodLimits, FloodWatch};
 use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
 use super::lifetime::Lifetime;
-use super::quiet::{idle, quiet, stuck};
+use super::quiet::{idle, stuck};
 use super::screen::connection_options;
-use super::stream::{Framing, GuardedStream, Patience, Stream, StreamFacts};
+use super::stream::{Framing, GuardedStream, Patience, Stream};
 use super::taking::{StreamTasks, Taking};
 use crate::clock;
 use crate::observe::Limit;
@@ -38,15 +37,13 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client may have opened and reset before we so much as looked at them, and our own resets of streams that
 /// were malformed; more is an attack (CVE-2023-44487, CVE-2025-8671).
 const RESET_STREAMS_MAX: usize = 50;
-/// After this long without a request, a connection is put to rest.
-const REST_AFTER: Duration = Duration::from_millis(250);
 /// How many times `limits.header_bytes` a head over HTTP/2 is read before h2 refuses it: that shows nowhere, so a client's
 /// ordinary mistake is to come as far as our own refusal.
 const HEADS_READ_MAX: usize = 2;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// How long a connection on which nothing is asked stays open once the gate drains.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// A connection that was accepted, and what it was accepted with.
 pub struct Accepted {
@@ -99,7 +96,7 @@ pub async fn serve(gate: Arc<Gate>, accepted: Accepted) {
     }
 }
 
-fn patience(gate: &Gate, policy: &Arc<Policy>) -> Patience {
+pub(super) fn patience(gate: &Gate, policy: &Arc<Policy>) -> Patience {
     Patience { policy: policy.clone(), observer: gate.observer.clone() }
 }
 
@@ -118,7 +115,10 @@ async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>, pr
         let count = tokio::select! {
             biased;
             count = stream.read(&mut part[..room]) => count?,
-            () = drained(phase), if seen.is_empty() => 0,
+            () = drained(phase), if seen.is_empty() => match stream.has_unread() {
+                true => continue,
+                false => 0,
+            },
         };
         match count {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -135,112 +135,9 @@ async fn first_bytes(stream: &mut Stream, phase: &mut watch::Receiver<Phase>, pr
 }
 
 /// Ends a moment after the gate began to drain: a request that is on its way still comes in.
-async fn drained(phase: &mut watch::Receiver<Phase>) {
+pub(super) async fn drained(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     tokio::time::sleep(DRAIN_GRACE).await;
-}
-
-/// A connection's requests, with rests in between: after a while without one, hyper and its buffers are put away and
-/// only the socket is kept, until bytes come. Only a connection rests that had none but simple requests: HTTP/1.1, to be
-/// kept, without a body. On any other hyper may have more to do, closing it first of all.
-async fn serve_http1(
-    gate: &Arc<Gate>,
-    policy: &Arc<Policy>,
-    mut stream: Stream,
-    mut prefix: Vec<u8>,
-    (mut peer, lifetime): (Peer, Option<Arc<Lifetime>>),
-    mut phase: watch::Receiver<Phase>,
-) -> hyper::Result<()> {
-    let (rest_after, told) = (REST_AFTER.min(policy.timeouts.idle), phase.clone());
-    loop {
-        let facts = Arc::new(StreamFacts::default());
-        peer.facts = Some(facts.clone());
-        let guarded = GuardedStream::new(stream, prefix, Framing::Http1(facts.clone()), patience(gate, policy));
-        let (open, begun) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-        let leaving = Arc::new(AtomicBool::new(false));
-        let service = service_fn(|request| saying_so(&leaving, counted(gate, &peer, request, (&open, &begun), (&told, lifetime.as_ref()))));
-        let mut connection = http1_builder(policy).serve_connection(TokioIo::new(guarded), service).with_upgrades();
-        tokio::select! {
-            // First, so that it has read what came before it is asked to end: hyper drops a connection that has read nothing.
-            biased;
-            outcome = &mut connection => {
-                outcome?;
-                linger(connection.into_parts(), &facts).await;
-                return Ok(());
-            }
-            () = draining(&mut phase) => {
-                // A request that is on its way would be lost if the connection closed now: it is answered, and told so.
-                leaving.store(true, Ordering::Relaxed);
-                tokio::select! {
-                    biased;
-                    outcome = &mut connection => outcome?,
-                    () = idle(&open, &begun, DRAIN_GRACE) => {
-                        Pin::new(&mut connection).graceful_shutdown();
-                        (&mut connection).await?;
-                    }
-                }
-                linger(connection.into_parts(), &facts).await;
-                return Ok(());
-            }
-            () = quiet(&open, &begun, &facts, rest_after) => {}
-        }
-        let before = begun.load(Ordering::Relaxed);
-        facts.rests();
-        Pin::new(&mut connection).graceful_shutdown();
-        (&mut connection).await?;
-        // A request that came just then was told that the connection closes.
-        let told = begun.load(Ordering::Relaxed) > before;
-        let Some(Parts { io, read_buf, .. }) = connection.into_parts() else { return Ok(()) };
-        let unasked;
-        (stream, unasked) = io.into_inner().into_parts();
-        if told {
-            let _ = tokio::time::timeout(policy.timeouts.body, stream.shutdown()).await;
-            return Ok(());
-        }
-        prefix = [&read_buf[..], &unasked].concat();
-        // What is left of hyper's buffer goes before the rest begins.
-        drop(read_buf);
-        if prefix.is_empty() {
-            tokio::select! {
-                woken = stream.wait_readable() => match woken {
-                    Ok(bytes) => prefix = bytes,
-                    Err(_) => return Ok(()),
-                },
-                () = drained(&mut phase) => return Ok(()),
-                () = rested(gate, policy.timeouts.idle - rest_after) => return Ok(()),
-            }
-        }
-    }
-}
-
-/// Reads a little of what a refused client still sends of its body, behind our half-close (RFC 9112 §9.6). Closing at once
-/// would reset the connection, and many a client that is still writing then loses the answer.
-async fn linger<S>(parts: Option<Parts<TokioIo<GuardedStream>, S>>, facts: &StreamFacts) {
-    const LEFT_BYTES_MAX: usize = 256 << 10;
-    const LEFT_TIME_MAX: Duration = Duration::from_secs(1);
-    let Some(Parts { io, .. }) = parts.filter(|_| facts.has_body_left()) else { return };
-    let (mut stream, _) = io.into_inner().into_parts();
-    let read = async {
-        let (mut part, mut left) = (vec![0; 8 << 10], LEFT_BYTES_MAX);
-        while left > 0 {
-            match stream.read(&mut part).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => left = left.saturating_sub(count),
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LEFT_TIME_MAX, read).await;
-}
-
-fn http1_builder(policy: &Policy) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(policy.timeouts.idle)
-        .max_headers(policy.limits.header_count)
-        .max_header_size(policy.limits.header_bytes)
-        .max_buf_size(policy.limits.header_bytes.max(16 << 10));
-    builder
 }
 
 async fn serve_http2(
@@ -295,14 +192,8 @@ async fn serve_http2(
     }
 }
 
-/// Ends when a resting connection has rested for so long, and counts that.
-async fn rested(gate: &Gate, limit: Duration) {
-    tokio::time::sleep(limit).await;
-    count_idle(gate);
-}
-
 /// Counts a connection that was closed because nothing was asked on it.
-fn count_idle(gate: &Gate) {
+pub(super) fn count_idle(gate: &Gate) {
     gate.observer.metrics.limits.count(Limit::Idle);
 }
 
@@ -323,12 +214,12 @@ async fn certificate_lost(peer: &Peer) {
 }
 
 /// Ends when the gate drains.
-async fn draining(phase: &mut watch::Receiver<Phase>) {
+pub(super) async fn draining(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
 }
 
 /// Handles a request, counted as begun from now on, and as open until the last of its response has gone.
-fn counted(
+pub(super) fn counted(
     gate: &Arc<Gate>,
     peer: &Peer,
     mut request: Request<Incoming>,
@@ -354,21 +245,6 @@ fn counted(
             facts.never_rests();
         }
         response.body_mut().hold(open, Taking::of_this_stream());
-        Ok(response)
-    }
-}
-
-/// An answer that says that its connection closes, once it does.
-fn saying_so<A: Future<Output = Result<Response<ResponseBody>, Infallible>>>(
-    leaving: &Arc<AtomicBool>,
-    answer: A,
-) -> impl Future<Output = A::Output> + use<A> {
-    let leaving = leaving.clone();
-    async move {
-        let mut response = answer.await?;
-        if leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         Ok(response)
     }
 }

@@ -68,14 +68,8 @@ pub async fn forward(
     let sent = clock::instant_now();
     let cluster = in_force.upstreams.cluster(&service.name).ok_or_else(|| (Failure::UpstreamRefused, "the service is gone".to_owned()))?;
     let mut tries = Tries::default();
-    let answer = {
-        // Pinned, so that what waits for it holds an address, not the large future itself, once for each layer.
-        let answer = pin!(cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries));
-        match &mut call {
-            Some(call) => unless_closing(gate, call.bound(answer)).await,
-            None => unless_closing(gate, answer).await,
-        }
-    };
+    // Pinned, so that what waits for it holds an address, not the large future itself, once for each layer.
+    let answer = in_time(gate, &mut call, pin!(cluster.send(head.map(|()| body), key, (&progress, patience), &mut tries))).await;
     record.upstream = Some(clock::instant_now().duration_since(sent));
     (record.tries, record.endpoint) = (tries.count, tries.endpoint);
     let response = answer?;
@@ -104,7 +98,18 @@ pub async fn forward(
     Ok(Forwarded::Response(Response::from_parts(parts, body)))
 }
 
-/// An answer, unless the gate goes down and has waited for it long enough.
+/// An answer, unless its call has had its time, or the gate goes down and has waited for it long enough.
+async fn in_time<T>(
+    gate: &Gate,
+    call: &mut Option<CallTime>,
+    answer: impl Future<Output = Result<T, Unanswered>>,
+) -> Result<T, Unanswered> {
+    match call {
+        Some(call) => unless_closing(gate, call.bound(answer)).await,
+        None => unless_closing(gate, answer).await,
+    }
+}
+
 async fn unless_closing<T>(gate: &Gate, answer: impl Future<Output = Result<T, Unanswered>>) -> Result<T, Unanswered> {
     let mut closing = gate.closing_tunnels.subscribe();
     tokio::select! {

@@ -9,6 +9,7 @@ mod body;
 mod broken;
 mod certificates;
 mod connection;
+mod connection_http1;
 mod ending;
 mod extended;
 mod failure;

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +56,17 @@ impl Stream {
             Self::TlsUnix(stream) => return one_byte(stream).await,
         }
         Ok(Vec::new())
+    }
+
+    /// Whether something has come that nobody has read. The kernel is asked, since a busy runtime hears of it later.
+    pub fn has_unread(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
+            Self::TlsUnix(stream) => SockRef::from(stream.get_ref().0),
+        };
+        socket.peek(&mut [MaybeUninit::uninit(); 1]).is_ok_and(|count| count > 0)
     }
 
     /// The protocol that was agreed upon in TLS.
@@ -124,6 +136,9 @@ pub struct StreamFacts {
     tunnel: AtomicBool,
     resting: AtomicBool,
     restless: AtomicBool,
+    /// Whether the parser is about to close the stream unless something has come.
+    closing: AtomicBool,
+    unread: AtomicBool,
 }
 
 impl StreamFacts {
@@ -151,6 +166,18 @@ impl StreamFacts {
     /// The parser in front of the stream is about to be put away: what it takes for the end is none.
     pub fn rests(&self) {
         self.resting.store(true, Ordering::Release);
+    }
+
+    /// Has the stream look, the next time that the parser asks for more, whether the kernel has something for it.
+    pub fn look_before_closing(&self) {
+        self.unread.store(false, Ordering::Release);
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// What it found.
+    pub fn found_unread(&self) -> bool {
+        self.closing.store(false, Ordering::Release);
+        self.unread.load(Ordering::Acquire)
     }
 
     /// From now on the bytes are those of a tunnel: no heads, no deadlines.
@@ -301,7 +328,14 @@ impl AsyncRead for GuardedStream {
         if this.prefix.is_empty() {
             match Pin::new(&mut this.stream).poll_read(cx, buf) {
                 Poll::Ready(outcome) => outcome?,
-                Poll::Pending => return this.watch_head(cx),
+                Poll::Pending => {
+                    if let Framing::Http1(facts) = &this.framing
+                        && facts.closing.load(Ordering::Acquire)
+                    {
+                        facts.unread.store(this.stream.has_unread(), Ordering::Release);
+                    }
+                    return this.watch_head(cx);
+                }
             }
         } else {
             let count = this.prefix.len().min(buf.remaining());

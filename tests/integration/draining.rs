@@ -2,7 +2,8 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -98,7 +99,7 @@ async fn a_request_on_a_kept_connection_is_answered_for_a_moment_after_the_gate_
     resting.write(&request).await;
     assert_eq!(resting.answer("GET").await.status, 200);
     // A connection is put to rest after a quarter of a second.
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     let mut kept = Connection::open(address).await;
     kept.write(&request).await;
     assert_eq!(kept.answer("GET").await.status, 200);
@@ -132,6 +133,38 @@ async fn all_answered(connections: &mut [Connection]) {
         let answer = connection.answer("GET").await;
         assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
     }
+}
+
+/// What waits in the kernel when a kept connection is about to be closed came in time.
+#[tokio::test]
+async fn a_request_that_came_while_the_gate_was_too_busy_to_look_is_answered() {
+    let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
+    let mut gate = gate(&issuer, &upstream).start().await;
+    let (address, request) = (gate.address(), gate.get("/public/page").bytes(""));
+    let (mut silent, mut resting) = (Connection::open(address).await, Connection::open(address).await);
+    resting.write(&request).await;
+    assert_eq!(resting.answer("GET").await.status, 200);
+    // A connection is put to rest after a quarter of a second.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let mut kept = Connection::open(address).await;
+    kept.write(&request).await;
+    assert_eq!(kept.answer("GET").await.status, 200);
+
+    let asking = async {
+        refuses(address).await;
+        // All of them wait for the grace to end. Then nothing runs until it is over, and the first to wake is this one: the
+        // gate hears of time before it hears of these requests.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut first = Box::pin(tokio::time::sleep(Duration::from_millis(10)));
+        assert!(std::future::poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await);
+        std::thread::sleep(Duration::from_millis(1500));
+        first.await;
+        for connection in [&mut silent, &mut kept, &mut resting] {
+            connection.write_now(&request);
+        }
+        all_answered(&mut [silent, kept, resting]).await;
+    };
+    tokio::join!(gate.app.shutdown("test"), asking);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::fates::{Fate, Fates, Sent};
 use super::http1::Between;
 use super::service::{Seen, pattern};
-use super::way::Doors;
+use super::way::{Doors, Protocol};
 use super::{http1, http2};
 
 /// The fewest requests in flight while something is done to the gate.
@@ -36,6 +36,8 @@ pub struct Load {
     pub doors: Doors,
     pub fates: Fates,
     pub token: String,
+    /// Not where the service speaks HTTP/2 alone.
+    sockets: bool,
     next: AtomicU64,
     over: AtomicBool,
 }
@@ -81,8 +83,9 @@ impl Question {
 }
 
 impl Load {
-    pub fn new(doors: Doors, token: String) -> Arc<Self> {
-        Arc::new(Self { doors, fates: Fates::default(), token, next: AtomicU64::new(1), over: AtomicBool::new(false) })
+    pub fn new(doors: Doors, token: String, service: Protocol) -> Arc<Self> {
+        let sockets = service == Protocol::Http1;
+        Arc::new(Self { doors, fates: Fates::default(), token, sockets, next: AtomicU64::new(1), over: AtomicBool::new(false) })
     }
 
     pub fn is_over(&self) -> bool {
@@ -132,10 +135,18 @@ impl Load {
             }
             for _ in 0..10 {
                 clients.spawn(http1::keep_listening(self.clone(), kind("events, clear", "events, TLS"), over_tls));
-                clients.spawn(http1::keep_talking(self.clone(), kind("socket, clear", "socket, TLS"), over_tls));
+                if self.sockets {
+                    clients.spawn(http1::keep_talking(self.clone(), kind("socket, clear", "socket, TLS"), over_tls));
+                }
             }
         }
         clients
+    }
+
+    /// Waits until so many more requests have their fate.
+    pub async fn goes_on(&self, requests: usize) {
+        let before = self.fates.count();
+        super::support::until("requests go on", || async { self.fates.count() > before + requests }).await;
     }
 
     /// Keeps the load up while something is done, and says how many requests were in flight at the least.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::child::Process;
 use super::load::{Expected, Load};
-use super::service::Service;
+use super::service::{Protocol, Service};
 use super::support::{Certificate, issuer, soon, token, until};
 use super::way::{Door, Doors, der};
 
@@ -79,13 +79,20 @@ impl Running {
     }
 }
 
-async fn scene() -> (wicketgate::demo::Issuer, Service, Setup) {
+fn spoken(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http1 => "http1",
+        Protocol::Http2 => "http2",
+    }
+}
+
+async fn scene(protocol: Protocol) -> (wicketgate::demo::Issuer, Service, Setup) {
     // Two thousand sockets, and more in the long form.
     let _ = rlimit::increase_nofile_limit(65_536);
-    let (issuer, service) = (issuer().await, Service::start().await);
+    let (issuer, service) = (issuer().await, Service::start(protocol).await);
     let setup = Setup {
         issuer: issuer.url().to_owned(),
-        upstream: service.url(),
+        upstream: format!("{{ url: '{}', protocol: {} }}", service.url(), spoken(protocol)),
         requirement: "read:weather",
         settings: String::new(),
         delay: Duration::from_millis(1),
@@ -96,10 +103,20 @@ async fn scene() -> (wicketgate::demo::Issuer, Service, Setup) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn fifty_reloads_lose_nothing() {
-    let (issuer, service, setup) = scene().await;
+    reloads(Protocol::Http1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn fifty_reloads_before_http_2_lose_nothing() {
+    reloads(Protocol::Http2).await;
+}
+
+async fn reloads(protocol: Protocol) {
+    let (issuer, service, setup) = scene(protocol).await;
     let certificate = Certificate::new();
     let gate = start(&setup, &certificate).await;
-    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"), service.protocol);
 
     let least = load
         .during(async {
@@ -120,17 +137,17 @@ async fn fifty_reloads_lose_nothing() {
         })
         .await;
 
-    load.settle("50 reloads", &service.seen, least, Expected::Once);
+    load.settle(&format!("50 reloads before {protocol:?}"), &service.seen, least, Expected::Once);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn a_certificate_that_is_swapped_loses_nothing_and_is_shown_to_the_next_client() {
-    let (issuer, service, setup) = scene().await;
+    let (issuer, service, setup) = scene(Protocol::Http1).await;
     let certificates: Vec<Certificate> = (0..=5 * times()).map(|_| Certificate::new()).collect();
     let gate = start(&setup, &certificates[0]).await;
     let trusted: Vec<&Certificate> = certificates.iter().collect();
-    let load = Load::new(Doors::new(vec![gate.door.clone()], &trusted), token(&issuer, "read:weather"));
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &trusted), token(&issuer, "read:weather"), service.protocol);
 
     let least = load
         .during(async {
@@ -152,7 +169,7 @@ async fn a_certificate_that_is_swapped_loses_nothing_and_is_shown_to_the_next_cl
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn a_gate_that_drains_beside_another_loses_nothing() {
-    let (issuer, service, mut setup) = scene().await;
+    let (issuer, service, mut setup) = scene(Protocol::Http1).await;
     // As long as the balancer, and clients that pause, need to hear of it.
     setup.delay = Duration::from_secs(1);
     let certificate = Certificate::new();
@@ -161,7 +178,7 @@ async fn a_gate_that_drains_beside_another_loses_nothing() {
         gates.push(start(&setup, &certificate).await);
     }
     let doors = gates.iter().map(|gate| gate.door.clone()).collect();
-    let load = Load::new(Doors::new(doors, &[&certificate]), token(&issuer, "read:weather"));
+    let load = Load::new(Doors::new(doors, &[&certificate]), token(&issuer, "read:weather"), service.protocol);
     let going = gates.len() - 1;
 
     let least = load
@@ -183,24 +200,36 @@ async fn a_gate_that_drains_beside_another_loses_nothing() {
 
 /// Two endpoints that know of one another's requests, and the key `upstream` for them.
 async fn beside(service: &Service) -> Service {
-    Service::start_at(super::support::loopback(), service.seen.clone()).await
+    Service::start_at(super::support::loopback(), service.protocol, service.seen.clone()).await
 }
 
 fn endpoints(services: &[&Service]) -> String {
     let urls: Vec<String> = services.iter().map(|service| service.url()).collect();
-    format!("{{ endpoints: [{}], idle: 500ms, retries: {{ attempts: 3, on: [connect, unsent, reset], budget: 100 }} }}", urls.join(", "))
+    // The longest body is kept too: over HTTP/2 a request that was not acted upon goes again only with all of it.
+    let retries = "retries: { attempts: 3, on: [connect, unsent, reset], budget: 100, replay_bytes: 128KiB }";
+    format!("{{ endpoints: [{}], protocol: {}, idle: 500ms, {retries} }}", urls.join(", "), spoken(services[0].protocol))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn endpoints_that_go_and_come_back_lose_nothing() {
-    let (issuer, service, mut setup) = scene().await;
+    removed_and_added(Protocol::Http1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn endpoints_over_http_2_that_go_and_come_back_lose_nothing() {
+    removed_and_added(Protocol::Http2).await;
+}
+
+async fn removed_and_added(protocol: Protocol) {
+    let (issuer, service, mut setup) = scene(protocol).await;
     let other = beside(&service).await;
     let (one, both) = (endpoints(&[&service]), endpoints(&[&service, &other]));
     setup.upstream = both.clone();
     let certificate = Certificate::new();
     let gate = start(&setup, &certificate).await;
-    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"), service.protocol);
 
     let least = load
         .during(async {
@@ -208,77 +237,73 @@ async fn endpoints_that_go_and_come_back_lose_nothing() {
                 for upstream in [&one, &both] {
                     let next = Setup { upstream: upstream.clone(), ..setup.clone() };
                     gate.reload(&next).await;
-                    let before = load.fates.count();
-                    until("requests go on", || async { load.fates.count() > before + 200 }).await;
+                    load.goes_on(200).await;
                 }
             }
         })
         .await;
 
-    load.settle("endpoints removed and added", &service.seen, least, Expected::Once);
+    load.settle(&format!("endpoints over {protocol:?} removed and added"), &service.seen, least, Expected::Once);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn a_service_that_restarts_in_good_order_loses_nothing() {
-    let (issuer, service, mut setup) = scene().await;
-    let mut other = beside(&service).await;
-    setup.upstream = endpoints(&[&service, &other]);
-    let certificate = Certificate::new();
-    let gate = start(&setup, &certificate).await;
-    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+    restarted(Protocol::Http1, Expected::Retried).await;
+}
 
-    let least = load
-        .during(async {
-            for _ in 0..2 * times() {
-                let (address, seen) = soon("the service has gone", other.leave()).await;
-                let before = load.fates.count();
-                until("requests go on without it", || async { load.fates.count() > before + 200 }).await;
-                other = Service::start_at(address, seen).await;
-                let before = load.fates.count();
-                until("requests go on with it", || async { load.fates.count() > before + 200 }).await;
-            }
-        })
-        .await;
-
-    load.settle("service restarted", &service.seen, least, Expected::Retried);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn a_service_over_http_2_that_restarts_in_good_order_loses_nothing() {
+    restarted(Protocol::Http2, Expected::Retried).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn a_service_that_is_killed_costs_nothing_that_is_safe_to_repeat() {
-    let (issuer, service, mut setup) = scene().await;
+    restarted(Protocol::Http1, Expected::KilledService).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and both cores"]
+async fn a_service_over_http_2_that_is_killed_costs_nothing_that_is_safe_to_repeat() {
+    restarted(Protocol::Http2, Expected::KilledService).await;
+}
+
+async fn restarted(protocol: Protocol, expected: Expected) {
+    let (issuer, service, mut setup) = scene(protocol).await;
     let mut other = beside(&service).await;
     setup.upstream = endpoints(&[&service, &other]);
     let certificate = Certificate::new();
     let gate = start(&setup, &certificate).await;
-    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"), service.protocol);
 
     let least = load
         .during(async {
             for _ in 0..2 * times() {
-                let (address, seen) = other.die().await;
-                let before = load.fates.count();
-                until("requests go on without it", || async { load.fates.count() > before + 500 }).await;
-                other = Service::start_at(address, seen).await;
-                let before = load.fates.count();
-                until("requests go on with it", || async { load.fates.count() > before + 500 }).await;
+                match expected {
+                    Expected::KilledService => other.die().await,
+                    Expected::Once | Expected::Retried => soon("the service has gone", other.leave()).await,
+                }
+                load.goes_on(500).await;
+                other.again().await;
+                load.goes_on(500).await;
             }
         })
         .await;
 
-    load.settle("service killed", &service.seen, least, Expected::KilledService);
+    load.settle(&format!("service over {protocol:?} away, {expected:?}"), &service.seen, least, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes seconds and both cores"]
 async fn new_programs_that_take_over_lose_nothing() {
-    let (issuer, service, mut setup) = scene().await;
+    let (issuer, service, mut setup) = scene(Protocol::Http1).await;
     let place = tempfile::tempdir().unwrap();
     setup.settings = format!("upgrade: {{ socket: {}/upgrade.sock, timeout: 15s }}", place.path().display());
     let certificate = Certificate::new();
     let mut gate = start(&setup, &certificate).await;
-    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"));
+    let load = Load::new(Doors::new(vec![gate.door.clone()], &[&certificate]), token(&issuer, "read:weather"), service.protocol);
 
     let least = load
         .during(async {
@@ -288,8 +313,7 @@ async fn new_programs_that_take_over_lose_nothing() {
                 let down = gate.process.line("down").unwrap();
                 assert_eq!(down["in_time"], true, "{down}");
                 gate.process = next;
-                let before = load.fates.count();
-                until("requests go on", || async { load.fates.count() > before + 500 }).await;
+                load.goes_on(500).await;
             }
         })
         .await;

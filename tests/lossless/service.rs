@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -30,8 +31,12 @@ const EVENT_EVERY: Duration = Duration::from_millis(100);
 /// How often each id was seen.
 pub type Seen = Arc<Mutex<HashMap<u64, usize>>>;
 
+/// What it speaks.
+pub use super::way::Protocol;
+
 pub struct Service {
     pub address: SocketAddr,
+    pub protocol: Protocol,
     pub seen: Seen,
     leaving: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -44,12 +49,12 @@ impl Drop for Service {
 }
 
 impl Service {
-    pub async fn start() -> Self {
-        Self::start_at(super::support::loopback(), Seen::default()).await
+    pub async fn start(protocol: Protocol) -> Self {
+        Self::start_at(super::support::loopback(), protocol, Seen::default()).await
     }
 
     /// At an address, with what was seen before: one that comes back, or one beside another.
-    pub async fn start_at(address: SocketAddr, seen: Seen) -> Self {
+    pub async fn start_at(address: SocketAddr, protocol: Protocol, seen: Seen) -> Self {
         let listener = listen(address);
         let address = listener.local_addr().unwrap();
         let (known, leaving) = (seen.clone(), watch::Sender::new(false));
@@ -61,7 +66,11 @@ impl Service {
                 tokio::select! {
                     accepted = listener.accept() => {
                         if let Ok((stream, _)) = accepted {
-                            connections.spawn(serve(stream, known.clone(), leave.clone()));
+                            let (known, leave) = (known.clone(), leave.clone());
+                            match protocol {
+                                Protocol::Http1 => connections.spawn(serve(stream, known, leave)),
+                                Protocol::Http2 => connections.spawn(serve_http2(stream, known, leave)),
+                            };
                         }
                     }
                     _ = told.wait_for(|leaving| *leaving) => break,
@@ -71,26 +80,29 @@ impl Service {
             drop(listener);
             while connections.join_next().await.is_some() {}
         });
-        Self { address, seen, leaving, task }
+        Self { address, protocol, seen, leaving, task }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Goes as a service should: takes no connection more, says so with each answer, and closes none on which a request may
-    /// be under way. Returns when the last one has gone.
-    pub async fn leave(mut self) -> (SocketAddr, Seen) {
+    /// Goes as a service should: takes no connection more, says so with each answer or with GOAWAY, and closes none on which a
+    /// request may be under way. Returns when the last one has gone.
+    pub async fn leave(&mut self) {
         self.leaving.send_replace(true);
         (&mut self.task).await.unwrap();
-        (self.address, self.seen.clone())
     }
 
     /// Goes as `kill -9` has it.
-    pub async fn die(mut self) -> (SocketAddr, Seen) {
+    pub async fn die(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
-        (self.address, self.seen.clone())
+    }
+
+    /// Comes back to where it was.
+    pub async fn again(&mut self) {
+        *self = Self::start_at(self.address, self.protocol, self.seen.clone()).await;
     }
 }
 
@@ -116,6 +128,18 @@ async fn serve(stream: TcpStream, seen: Seen, leaving: watch::Receiver<bool>) {
         }
     });
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+async fn serve_http2(stream: TcpStream, seen: Seen, mut leaving: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| answer(request, seen.clone()));
+    let mut connection = pin!(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = leaving.wait_for(|leaving| *leaving) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
 
 /// The bytes that belong to an id.
