@@ -87,6 +87,7 @@ impl App {
             let admin = Admin::start(admin_wanted, socket, gate.clone()).await;
             admin.map_err(|error| StartError::Unavailable(format!("admin {admin_wanted}: {error}")))
         };
+        listeners.take_passed(&mut inherited);
         // What may fail comes first; what is inherited is left alone until the other process lets it go.
         let own_admin = if admin_socket.is_none() { Some(start_admin(None).await?) } else { None };
         let prepared = listeners.prepare(&snapshot.policy, &mut inherited).map_err(StartError::Unavailable)?;

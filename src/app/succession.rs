@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{App, StartError};
-use crate::handover::{Door, Link, Offer, Predecessor, Successor, admin_name, follow, hand_over, listener_name, refuse, say_leaving};
+use crate::handover::{
+    Door, Link, Offer, Predecessor, Successor, admin_name, follow, hand_over, listener_name, passed_name, refuse, say_leaving,
+};
 use crate::observe::AdminView;
 use crate::policy::{Listen, Policy};
 use crate::proxy::{Gate, Inherited};
@@ -52,6 +54,7 @@ impl Succession {
                 self.taken.push(name.clone());
             }
         }
+        inherited.put_passed(predecessor.passed());
         let name = admin_name(&policy.admin);
         let admin = predecessor.socket(&name);
         self.taken.extend(admin.is_some().then_some(name));
@@ -174,6 +177,7 @@ impl App {
         let door = self.door.as_ref().ok_or(std::io::ErrorKind::NotConnected)?.descriptor().try_clone_to_owned()?;
         let listeners = self.listeners.sockets()?;
         let mut sockets: Vec<(String, OwnedFd)> = listeners.into_iter().map(|(listen, socket)| (listener_name(&listen), socket)).collect();
+        sockets.extend(self.listeners.passed()?.into_iter().map(|(name, socket)| (passed_name(&name), socket)));
         if let Some(admin) = &self.admin {
             sockets.push((admin_name(&self.admin_wanted), admin.socket()?));
         }

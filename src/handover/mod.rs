@@ -8,7 +8,7 @@
 //!   new                                   old
 //!    │ Hello: the protocols that it speaks ▶│ checks the user, and that it is not going down
 //!    │◀ Welcome                             │
-//!    │◀ Socket, with its descriptor         │ once for each listener, the admin listener and this socket
+//!    │◀ Socket, with its descriptor         │ once for each listener, what systemd passed on, the admin listener and this socket
 //!    │◀ Known                               │ what is revoked, in pieces
 //!    │◀ Offered                             │
 //!    │ compiles, binds what is new, fetches keys; anything may fail, and nothing has happened then
@@ -41,6 +41,14 @@ pub fn listener_name(listen: &impl std::fmt::Display) -> String {
 /// The name under which the admin listener is handed over.
 pub fn admin_name(address: &impl std::fmt::Display) -> String {
     format!("admin {address}")
+}
+
+/// Before the names of sockets that a service manager passed on, in use or not.
+const PASSED: &str = "passed ";
+
+/// The name under which a socket that a service manager passed on is handed over.
+pub fn passed_name(name: &str) -> String {
+    format!("{PASSED}{name}")
 }
 
 /// The name of the socket over which all this goes.

@@ -87,6 +87,12 @@ impl Predecessor {
         Some(self.sockets.remove(found).1)
     }
 
+    /// Those that a service manager passed on to it or to one before it.
+    pub fn passed(&mut self) -> Vec<(String, OwnedFd)> {
+        let passed = self.sockets.extract_if(.., |(name, _)| name.starts_with(super::PASSED));
+        passed.map(|(name, socket)| (name[super::PASSED.len()..].to_owned(), socket)).collect()
+    }
+
     /// The socket at which it waited, for the next one to find this process there.
     pub fn door(&mut self) -> Option<OwnedFd> {
         self.socket(super::DOOR_NAME)

@@ -65,6 +65,16 @@ impl Listeners {
         }
     }
 
+    /// Takes over what was passed on to a process before this one.
+    pub fn take_passed(&mut self, inherited: &mut Inherited) {
+        self.activated.add(inherited.take_passed());
+    }
+
+    /// Copies of what was passed on to this process or one before it, for the one that comes after it.
+    pub fn passed(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.activated.copies()
+    }
+
     /// Binds what a policy asks for and is neither bound yet nor inherited. Nothing changes for clients.
     pub fn prepare(&self, policy: &Policy, inherited: &mut Inherited) -> Result<Prepared, String> {
         let tls = policy.tls.as_ref().map(|tls| Tls::renew(self.tls.load_full(), tls)).transpose()?;

@@ -164,6 +164,31 @@ impl Activated {
         Self(sockets)
     }
 
+    /// Adds what a process before this one had, each under its number and name.
+    pub fn add(&mut self, passed: Vec<(String, OwnedFd)>) {
+        for (both, socket) in passed {
+            let (number, name) = both.split_once(' ').unwrap_or((&both, ""));
+            if self.0.iter().any(|own| own.number == number) {
+                continue;
+            }
+            let socket = match SockRef::from(&socket).domain() {
+                Ok(Domain::UNIX) => Kept::Unix(socket.into()),
+                _ => Kept::Tcp(socket.into()),
+            };
+            self.0.push(Passed { number: number.to_owned(), name: name.to_owned(), socket: Some(socket) });
+        }
+    }
+
+    /// All of them that can be listened on, under the same.
+    pub fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let kept = self.0.iter().filter_map(|passed| Some((format!("{} {}", passed.number, passed.name), passed.socket.as_ref()?)));
+        let copy = |socket: &Kept| match socket {
+            Kept::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Kept::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        };
+        kept.map(|(name, socket)| Ok((name, copy(socket)?))).collect()
+    }
+
     /// Whether two names stand for one socket, which would then have two kinds of settings.
     pub fn overlap(&self, one: &Listen, other: &Listen) -> bool {
         let (Listen::Inherited(one), Listen::Inherited(other)) = (one, other) else { return false };

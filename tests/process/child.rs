@@ -49,11 +49,26 @@ impl Process {
         Self::spawn_in(self.directory.clone(), "wicketgate.yaml", &[])
     }
 
+    /// Starts it with a socket that it finds at descriptor 3 under this name, as systemd passes one on.
+    pub fn spawn_activated(yaml: &str, name: &str, socket: std::net::TcpListener) -> Self {
+        const PASS_ON: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        std::fs::write(directory.path().join("wicketgate.yaml"), yaml).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", PASS_ON]).arg(wicketgate().get_program()).stdin(std::os::fd::OwnedFd::from(socket));
+        command.envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", name)]);
+        Self::start(command, directory, "wicketgate.yaml")
+    }
+
     /// The same with a file of its own, and with something in its environment.
     pub fn spawn_in(directory: Arc<TempDir>, file: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = wicketgate();
-        command.arg("run").arg("--config").arg(directory.path().join(file)).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(environment.iter().copied());
+        Self::start(command, directory, file)
+    }
+
+    fn start(mut command: Command, directory: Arc<TempDir>, file: &str) -> Self {
+        command.arg("run").arg("--config").arg(directory.path().join(file)).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stdout, stderr) = (read_lines(child.stdout.take().unwrap()), read_lines(child.stderr.take().unwrap()));
         let nowhere = support::loopback();

@@ -125,6 +125,35 @@ async fn upgrades_under_load_lose_no_request_and_refuse_nobody() {
     assert_eq!((last.address, last.admin), (address, admin));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_that_systemd_passed_on_are_the_next_process_to_use_and_to_use_again() {
+    let (issuer, upstream, place) = (issuer().await, Upstream::friendly().await, Place::new());
+    let socket = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let with = |listen: &str| gate(&issuer, &upstream).settings(&place.settings(listen)).yaml();
+    let (both, without) = (with("listen: [127.0.0.1:0, 'fd:web']"), with("listen: 127.0.0.1:0"));
+    let answers = async || Ask::new(address, "GET", "/public/page").send().await.status;
+    let reloaded = async |process: &Process, yaml: &str, count: u64| {
+        process.write(yaml);
+        process.signal("HUP");
+        until("the reload", || async { process.admin("/status").await.json()["reloads"].as_u64() == Some(count) }).await;
+    };
+    let first = Process::spawn_activated(&both, "web", socket).serving().await.ready().await;
+    assert_eq!(answers().await, 200);
+
+    let mut second = generations(first, 2).await;
+    assert_eq!(answers().await, 200);
+    // It goes and comes back.
+    reloaded(&second, &without, 1).await;
+    reloaded(&second, &both, 2).await;
+    assert_eq!(answers().await, 200);
+    // It comes back under its number to a process that began without it.
+    reloaded(&second, &without, 3).await;
+    second = generations(second, 1).await;
+    reloaded(&second, &with("listen: [127.0.0.1:0, 'fd:3']"), 1).await;
+    assert_eq!(answers().await, 200);
+}
+
 /// Requests on one connection until the gate asks to leave it, or all is over.
 async fn on_one_connection(address: std::net::SocketAddr, request: &[u8], count: &AtomicUsize, over: &AtomicBool) {
     let mut connection = Connection::open(address).await;
