@@ -2,37 +2,17 @@
 # Lives the demo's story in Chromium: tests/browser/run.sh BINARY WORK_DIR
 # Needs Node 20 or newer and npm; installs Chromium when it is missing. Logs and pictures stay in WORK_DIR.
 # With UPDATE_IMAGES=1 the pictures in docs/images are taken anew.
-set -eu
+# shellcheck source=tests/suite.sh
+. "$(dirname "$0")/../suite.sh"
 
-if [ $# -ne 2 ]; then
-    echo "usage: $0 BINARY WORK_DIR" >&2
-    exit 64
-fi
-binary=$(realpath "$1")
-here=$(dirname "$(realpath "$0")")
-mkdir -p "$2/logs"
-work=$(realpath "$2")
-[ -x "$binary" ] || { echo "$binary is no program" >&2; exit 69; }
+needs_node npm
 
-for tool in node npm; do
-    command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 69; }
-done
-[ "$(node -p 'process.versions.node.split(".")[0] >= 20')" = true ] || { echo "Node 20 or newer is needed" >&2; exit 69; }
+needs_chromium
 
-if ! command -v chromium >/dev/null; then
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core
-fi
+copy_to "$work/suite"
+fetch_packages "$work/suite"
 
-# A copy, so that the source tree stays as it is.
-rm -rf "$work/suite"
-mkdir "$work/suite"
-cp "$here"/*.mjs "$here"/package.json "$here"/package-lock.json "$here"/.npmrc "$work/suite"
-(cd "$work/suite" && npm ci --ignore-scripts --no-progress)
-
-WICKETGATE_BINARY=$binary
 BROWSER_WORK_DIR=$work/logs
-CHROMIUM=$(command -v chromium)
 DOCS_IMAGES=$(realpath "$here/../../docs")/images
-export WICKETGATE_BINARY BROWSER_WORK_DIR CHROMIUM DOCS_IMAGES
-exec node --test --test-concurrency=1 --test-timeout=120000 --test-reporter=spec "$work"/suite/*.test.mjs
+export BROWSER_WORK_DIR DOCS_IMAGES
+run_node 120000 "$work"/suite/*.test.mjs

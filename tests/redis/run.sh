@@ -3,28 +3,14 @@
 # tests/redis/run.sh BINARY WORK_DIR
 # Needs Node 20 or newer; installs Debian's redis-server (where it is gone, valkey-server) and openssl when they are
 # missing. Logs stay in WORK_DIR.
-set -eu
+# shellcheck source=tests/suite.sh
+. "$(dirname "$0")/../suite.sh"
+needs_node
 
-if [ $# -ne 2 ]; then
-    echo "usage: $0 BINARY WORK_DIR" >&2
-    exit 64
-fi
-binary=$(realpath "$1")
-here=$(dirname "$(realpath "$0")")
-mkdir -p "$2"
-work=$(realpath "$2")
-[ -x "$binary" ] || { echo "$binary is no program" >&2; exit 69; }
-command -v node >/dev/null || { echo "node is missing" >&2; exit 69; }
-[ "$(node -p 'process.versions.node.split(".")[0] >= 20')" = true ] || { echo "Node 20 or newer is needed" >&2; exit 69; }
-
-install() { DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; }
 server() { command -v redis-server || command -v valkey-server; }
-if ! server >/dev/null || ! command -v openssl >/dev/null; then
-    apt-get update -q
-    command -v openssl >/dev/null || install openssl
-    # The package would start a server of its own; the suite starts its own and asks only that.
-    server >/dev/null || install redis-server || install valkey-server
-fi
+command -v openssl >/dev/null || install openssl
+# The package would start a server of its own; the suite starts its own and asks only that.
+server >/dev/null || install redis-server || install valkey-server
 REDIS_SERVER=$(server)
 
 # A certificate for rediss://, of an authority that only this run knows.
@@ -38,5 +24,5 @@ printf 'subjectAltName=DNS:localhost\n' >"$tls/extensions"
 openssl x509 -req -days 2 -in "$tls/server.csr" -CA "$tls/ca.pem" -CAkey "$tls/ca.key" -CAcreateserial \
     -extfile "$tls/extensions" -out "$tls/server.pem" 2>/dev/null
 
-export WICKETGATE_BINARY="$binary" PEERS_WORK_DIR="$work" REDIS_SERVER
-exec node --test --test-concurrency=1 --test-timeout=120000 --test-reporter=spec "$here"/*.test.mjs
+export PEERS_WORK_DIR="$work" REDIS_SERVER
+run_node 120000 "$here"/*.test.mjs
