@@ -136,5 +136,6 @@ test('a page whose service chooses no subprotocol offers the gate\'s own, and fa
 test('a page without a token, or on a route that takes none from there, opens nothing', async () => {
   assert.equal(await socket('/feed', ['chat']), 'error');
   assert.equal(await socket('/closed', ['chat', `wicketgate.bearer.${token()}`]), 'error');
+  await until('the refusal is recorded', () => gate.records('/closed')[0]);
   assert.deepEqual(gate.records('/closed').map((record) => record.reason), ['token_missing']);
 });
