@@ -45,6 +45,12 @@ pub fn addresses(c: &mut Compiler<'_>, config: &Config) -> (Vec<Listener>, Socke
     (listeners, admin)
 }
 
+/// Whether a listener is to serve TLS: as it says, or where there is a certificate and plain is not meant.
+pub fn has_tls(config: &Config, written: &config::ListenKeys) -> bool {
+    let redirects = written.redirect_to_https.and_then(RedirectToHttps::port).is_some();
+    written.tls.unwrap_or(config.tls.is_some() && !written.address.starts_with("unix:") && !redirects)
+}
+
 fn address(text: &str) -> Option<Listen> {
     if let Some(path) = text.strip_prefix("unix:") {
         return path.starts_with('/').then(|| Listen::Unix(PathBuf::from(path)));
@@ -60,7 +66,7 @@ fn listener(c: &mut Compiler<'_>, config: &Config, written: &config::ListenKeys,
     let below = |key: &str| at.iter().cloned().chain([key.to_owned()]).collect::<Trail>();
     let unix = matches!(address, Listen::Unix(_));
     let redirect_to_https = written.redirect_to_https.and_then(RedirectToHttps::port);
-    let tls = written.tls.unwrap_or(config.tls.is_some() && !unix && redirect_to_https.is_none());
+    let tls = has_tls(config, written);
     if tls && config.tls.is_none() {
         c.fault(below("tls"), "true", "TLS without a certificate", "add tls: with certificate_file and key_file at the top");
     }

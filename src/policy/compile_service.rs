@@ -10,6 +10,7 @@ use super::claims::{ClaimPath, ClaimRule, ClaimValue};
 use super::compile::{Compiler, METADATA_PREFIX, at_least, trail};
 use super::compile_introspection;
 use super::compile_issuer::{self, Issuers};
+use super::compile_listen;
 use super::compile_rate;
 use super::compile_registration::own_prefixes;
 use super::compile_tls;
@@ -315,7 +316,8 @@ fn route(
 fn redirect_to_https(c: &mut Compiler<'_>, config: &Config, written: Option<RedirectToHttps>, at: Trail) -> Option<u16> {
     let port = written?.port()?;
     let tells = config.listen.0.iter().any(|listener| listener.0.proxy_protocol);
-    if config.tls.is_none() && config.trusted_proxies.is_empty() && !tells {
+    let serves_tls = config.listen.0.iter().any(|listener| compile_listen::has_tls(config, &listener.0));
+    if !serves_tls && config.trusted_proxies.is_empty() && !tells {
         let cure = "add tls: at the top, or name in trusted_proxies who takes TLS off and says so in X-Forwarded-Proto";
         c.fault(at, "", "every request would be sent away, also from https", cure);
     }

@@ -65,7 +65,9 @@ pub fn is_plain(headers: &HeaderMap, policy: &Policy, peer: &Peer) -> bool {
 /// line or element is the last one, and what stands above it may be the client's own.
 fn said_https(headers: &HeaderMap) -> Option<bool> {
     if let Some(said) = headers.get_all(&X_FORWARDED_PROTO).iter().next_back() {
-        return Some(said.as_bytes().eq_ignore_ascii_case(b"https"));
+        let last = said.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        // `wss` is how Traefik speaks of a WebSocket over TLS.
+        return Some([&b"https"[..], b"wss"].iter().any(|scheme| last.eq_ignore_ascii_case(scheme)));
     }
     let line = headers.get_all(FORWARDED).iter().next_back()?.to_str().ok()?;
     let (_, element) = line.rsplit_once(',').unwrap_or(("", line));
@@ -85,12 +87,15 @@ mod tests {
     #[test]
     fn the_nearest_proxy_says_which_scheme_the_client_spoke() {
         type Lines = &'static [(&'static str, &'static str)];
-        let table: [(Lines, Option<bool>); 12] = [
+        let table: [(Lines, Option<bool>); 15] = [
             (&[], None),
             (&[("x-forwarded-proto", "HTTPS")], Some(true)),
             (&[("x-forwarded-proto", "http")], Some(false)),
             (&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")], Some(false)),
             (&[("x-forwarded-proto", "")], Some(false)),
+            (&[("x-forwarded-proto", "https, http")], Some(false)),
+            (&[("x-forwarded-proto", "http,https")], Some(true)),
+            (&[("x-forwarded-proto", "wss")], Some(true)),
             (&[("x-forwarded-proto", "http"), ("forwarded", "proto=https")], Some(false)),
             (&[("forwarded", "for=1.2.3.4;Proto=https")], Some(true)),
             (&[("forwarded", "proto=https, for=\"[::1]\"; proto=\"http\"")], Some(false)),
