@@ -191,6 +191,8 @@ async fn make(place: Place, bounds: Arc<Bounds>) {
                     !state.closed || !state.waiting.is_empty()
                 });
                 pool.serve_waiting();
+                // One that nobody waited for, as after a warm start, may hold the place that a tunnel waits for.
+                pool.make_room_for_tunnel();
                 if !kept {
                     pool.close();
                 }

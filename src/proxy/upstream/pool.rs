@@ -322,11 +322,15 @@ impl State {
     }
 
     /// Puts a request behind the others that wait, if one more may.
+    /// How many requests the connections that are being made will take.
+    pub fn hopeful(&self, limits: &UpstreamBounds) -> usize {
+        self.connecting.saturating_mul(self.per_connection(limits))
+    }
+
     fn queue(&mut self, waiter: Waiter, open: usize, limits: &UpstreamBounds) -> Queued {
-        let per_connection = self.per_connection(limits);
-        let hopeful = self.connecting.saturating_mul(per_connection);
-        let room = limits.connections.saturating_sub(open).saturating_mul(per_connection);
-        let most = hopeful.saturating_add(room).saturating_add(limits.pending);
+        let room = limits.connections.saturating_sub(open).saturating_mul(self.per_connection(limits));
+        // Tunnels that wait are among those that may.
+        let most = self.hopeful(limits).saturating_add(room).saturating_add(limits.pending.saturating_sub(self.tunnels.len()));
         if self.waiting.len() >= most {
             self.waiting.retain(|waiter| !waiter.is_closed());
         }

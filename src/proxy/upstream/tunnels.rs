@@ -116,7 +116,7 @@ impl State {
             dead.0.push(self.idle.remove(0));
         } else if let Some(idle) = self.evict_shared() {
             dead.1.push(idle);
-        } else if self.tunnels.len() + self.waiting.len() >= limits.pending {
+        } else if self.tunnels.len() + self.waiting.len().saturating_sub(self.hopeful(limits)) >= limits.pending {
             return false;
         }
         self.tunnels.push_back(waiter);
