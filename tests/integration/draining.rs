@@ -154,7 +154,9 @@ async fn a_request_that_came_while_the_gate_was_too_busy_to_look_is_answered() {
         refuses(address).await;
         // All of them wait for the grace to end. Then nothing runs until it is over, and the first to wake is this one: the
         // gate hears of time before it hears of these requests.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
         let mut first = Box::pin(tokio::time::sleep(Duration::from_millis(10)));
         assert!(std::future::poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await);
         std::thread::sleep(Duration::from_millis(1500));
