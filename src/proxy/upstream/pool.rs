@@ -321,12 +321,12 @@ impl State {
         }
     }
 
-    /// Puts a request behind the others that wait, if one more may.
     /// How many requests the connections that are being made will take.
     pub fn hopeful(&self, limits: &UpstreamBounds) -> usize {
         self.connecting.saturating_mul(self.per_connection(limits))
     }
 
+    /// Puts a request behind the others that wait, if one more may.
     fn queue(&mut self, waiter: Waiter, open: usize, limits: &UpstreamBounds) -> Queued {
         let room = limits.connections.saturating_sub(open).saturating_mul(self.per_connection(limits));
         // Tunnels that wait are among those that may.
