@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::{AbortHandle, AbortRegistration, Abortable, Either, select};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
@@ -31,10 +31,11 @@ const RESPONSE_BUFFER_BYTES: usize = 64 << 10;
 const RESPONSE_HEADERS_MAX: usize = 200;
 /// What a service may send on one stream before somebody takes it.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// A peer that answers no ping is gone, whatever TCP still hopes.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// When a service that is silent is asked whether it is there, how often then, and how often in vain. TCP asks: services of
+/// gRPC take PINGs of HTTP/2 that come while they are silent as an attack, and close (gRPC A8).
+const ASKED_AFTER: Duration = Duration::from_secs(20);
+const ASKED_EVERY: Duration = Duration::from_secs(5);
+const ASKED_IN_VAIN_MAX: u32 = 3;
 /// How long the first address has for itself (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -163,14 +164,11 @@ async fn greet_http2(wire: Wire, streams: usize) -> hyper::Result<Connected> {
     let (tasks, frames) = Tasks::new();
     let mut builder = http2::Builder::new(tasks);
     builder
-        .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         // Room for all streams at once: one that nobody reads must not hold up the others.
         .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams).min(i32::MAX.unsigned_abs()))
         .max_header_list_size(RESPONSE_BUFFER_BYTES as u32)
-        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize);
     let (sender, connection) = builder.handshake(TokioIo::new(wire)).await?;
     Ok(Connected::Http2(sender, connection, frames))
 }
@@ -210,7 +208,8 @@ async fn dial_each(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    let keepalive = TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ASKED_EVERY).with_retries(ASKED_IN_VAIN_MAX);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
 }
 
