@@ -3,8 +3,8 @@
 
 use http::{HeaderMap, HeaderValue, Response};
 
-use super::body::ResponseBody;
 use super::location::{Hosts, lead_back};
+use super::response_body::ResponseBody;
 use super::screen::Screened;
 use crate::access::{Refusal, Verdict};
 use crate::policy::{Cors, Policy, Rewriting, Service, origin};

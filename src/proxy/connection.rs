@@ -17,7 +17,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
-use super::body::{OpenRequest, ResponseBody};
 use super::broken::{count, count_error};
 use super::connection_http1::serve_http1;
 use super::flood::{FloodLimits, FloodWatch};
@@ -25,6 +24,7 @@ use super::gate::{Gate, Phase};
 use super::handle::{Peer, handle};
 use super::lifetime::Lifetime;
 use super::quiet::{idle, stuck};
+use super::response_body::{OpenRequest, ResponseBody};
 use super::screen::connection_options;
 use super::stream::{Framing, GuardedStream, Patience, Stream};
 use super::taking::{StreamTasks, Taking};

@@ -16,12 +16,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::body::ResponseBody;
 use super::connection::{DRAIN_GRACE, count_idle, counted, drained, draining, patience};
 use super::gate::{Gate, Phase};
 use super::handle::Peer;
 use super::lifetime::Lifetime;
 use super::quiet::{idle, quiet};
+use super::response_body::ResponseBody;
 use super::stream::{Framing, GuardedStream, Stream, StreamFacts};
 use crate::policy::Policy;
 

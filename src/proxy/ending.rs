@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use super::admission::Place;
-use super::body::BoxError;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::grpc::{self, CallTime};
 use super::grpc_frames::{Messages, WebFrames};
+use super::response_body::BoxError;
 use super::upstream::{AnswerStopped, UpstreamBody};
 use crate::access::{Denial, Identity, Permit, Snapshot};
 use crate::clock;

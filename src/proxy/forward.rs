@@ -8,13 +8,15 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::body::{BodyProgress, RequestBody, ResponseBody};
 use super::ending::{Watch, stream_of};
 use super::failure::Failure;
 use super::gate::{Gate, InForce};
 use super::grpc::{CallTime, is_grpc};
 use super::handle::Peer;
 use super::opening::Opening;
+use super::progress::BodyProgress;
+use super::request_body::RequestBody;
+use super::response_body::ResponseBody;
 use super::rewrite::{self, Way};
 use super::screen::{Screened, nominated};
 use super::upgrade::Tunnel;

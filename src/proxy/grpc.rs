@@ -11,8 +11,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::{Sleep, sleep};
 
-use super::body::{BodyProgress, ResponseBody};
 use super::failure::Failure;
+use super::progress::BodyProgress;
+use super::response_body::ResponseBody;
 
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

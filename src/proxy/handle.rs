@@ -18,7 +18,6 @@ use tokio::time::timeout;
 
 use super::accept::Held;
 use super::answer_fields::AnswerFields;
-use super::body::ResponseBody;
 use super::ending::is_stream;
 use super::extended;
 use super::failure::Failure;
@@ -30,6 +29,7 @@ use super::noted::{failed, finish, finish_failed, note_permit, note_refusal};
 use super::own;
 use super::redirect;
 use super::respond::{self, Asked};
+use super::response_body::ResponseBody;
 use super::rewrite::{self, X_REQUEST_ID};
 use super::screen::{Screened, screen};
 use super::stream::StreamFacts;

@@ -2,9 +2,9 @@
 
 use http::Response;
 
-use super::body::ResponseBody;
 use super::failure::Failure;
 use super::respond::{self, Asked};
+use super::response_body::ResponseBody;
 use crate::access::{Permit, Refusal, Snapshot};
 use crate::observe::{Outcome, Record};
 

@@ -6,13 +6,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::admission::Place;
-use super::body::ResponseBody;
 use super::connection::Berth;
 use super::ending::Watch;
 use super::extended::{self, Key, Opened};
 use super::failure::Failure;
 use super::gate::Gate;
 use super::handle::Peer;
+use super::response_body::ResponseBody;
 use super::rewrite;
 use super::screen::Screened;
 use super::upgrade::Tunnel;

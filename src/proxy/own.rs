@@ -15,10 +15,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::body::ResponseBody;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::respond::{self, Asked};
+use super::response_body::ResponseBody;
 use super::rewrite::X_REQUEST_ID;
 use crate::access::Snapshot;
 use crate::oauth::registration::{Refusal, bearer, describe};

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::body::BodyError;
 use super::failure::Failure;
+use super::request_body::BodyError;
 
 /// How far a request's body has come: what the wait for an answer must know.
 #[derive(Debug, Default)]

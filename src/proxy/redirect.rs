@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::header::{CACHE_CONTROL, FORWARDED, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::body::ResponseBody;
 use super::handle::Peer;
 use super::respond::{self, Asked};
+use super::response_body::ResponseBody;
 use super::rewrite::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::screen::Screened;
 use crate::access::{Denial, Refusal, at_https};

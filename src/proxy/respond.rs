@@ -7,9 +7,9 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use serde_json::json;
 
-use super::body::ResponseBody;
 use super::failure::Failure;
 use super::grpc;
+use super::response_body::ResponseBody;
 use super::rewrite::name_request;
 use crate::access::{Denial, Refusal};
 use crate::oauth;

@@ -5,9 +5,9 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::body::ResponseBody;
 use super::failure::Failure;
 use super::gate::Gate;
+use super::response_body::ResponseBody;
 use crate::access::Snapshot;
 use crate::clock;
 use crate::logto::{SIGNATURE_HEADER, UserEvent, WEBHOOK_BYTES_MAX, Webhook, WebhookFault, read_webhook};

@@ -17,7 +17,7 @@ use super::pool::spawn;
 use super::resting::Place;
 use crate::clock;
 use crate::proxy::admission;
-use crate::proxy::body::BoxError;
+use crate::proxy::response_body::BoxError;
 
 /// Counts a request at its endpoint for as long as it lives.
 pub struct InFlight(Arc<AtomicUsize>);

@@ -14,9 +14,9 @@ use crate::balance::{BreakerState, Change, Choice, Member, Pass, Roster, Turn};
 use crate::clock;
 use crate::observe::{BalanceMetrics, ServiceStanding};
 use crate::policy::{Balancing, Protocol, Retries, RetryOn, is_idempotent};
-use crate::proxy::body::RequestBody;
 use crate::proxy::failure::Failure;
 use crate::proxy::kept::KeptBody;
+use crate::proxy::request_body::RequestBody;
 
 /// The longest wait before an endpoint is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);

@@ -16,9 +16,10 @@ use super::balanced::{Balanced, Placed};
 use super::endpoint::{Endpoint, Patience};
 use crate::balance::hash;
 use crate::policy::{HealthCheck, Question};
-use crate::proxy::body::{BodyProgress, RequestBody};
 use crate::proxy::failure::Failure;
 use crate::proxy::kept::Replay;
+use crate::proxy::progress::BodyProgress;
+use crate::proxy::request_body::RequestBody;
 
 /// Of an answer, at most: what is longer is no answer to such a question.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

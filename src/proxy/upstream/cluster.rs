@@ -19,7 +19,8 @@ use super::tls::ClientTls;
 use crate::clock;
 use crate::observe::{ServiceStanding, UpstreamMetrics};
 use crate::policy::{At, EndpointAt, Service, Upstream};
-use crate::proxy::body::{BodyProgress, RequestBody};
+use crate::proxy::progress::BodyProgress;
+use crate::proxy::request_body::RequestBody;
 
 /// An endpoint of those that a name stands for.
 #[derive(Clone)]

@@ -23,8 +23,9 @@ use super::tls::{ClientTls, server_name};
 use crate::clock;
 use crate::observe::EndpointMetrics;
 use crate::policy::{Protocol, UpstreamTls};
-use crate::proxy::body::{BodyProgress, RequestBody};
 use crate::proxy::failure::Failure;
+use crate::proxy::progress::BodyProgress;
+use crate::proxy::request_body::RequestBody;
 use crate::proxy::rewrite::HostOfEndpoint;
 
 /// What an endpoint is: two of one key are one, and keep their connections over a reload.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
-use crate::proxy::body::{BodyError, RequestBody};
+use crate::proxy::request_body::{BodyError, RequestBody};
 
 /// What a connection reads.
 pub struct Lent {
