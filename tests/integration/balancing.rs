@@ -83,7 +83,8 @@ async fn a_user_stays_at_one_endpoint_over_reloads_and_users_are_spread() {
     }
     assert_eq!(counts()[home], 20);
 
-    for i in 0..60 {
+    // So many that luck with the ports, by which endpoints are placed, does not matter.
+    for i in 0..200 {
         gate.get("/forecast/oslo").token(&user(&issuer, &format!("user-{i}"))).send().await;
     }
     assert!(counts().iter().all(|count| *count >= 8), "{:?}", counts());
