@@ -27,6 +27,8 @@ pub struct BodyError(pub Failure);
 /// A request's body on its way to the upstream.
 pub struct RequestBody {
     inner: RequestSource,
+    /// What was taken of it and put back.
+    put_back: Option<Bytes>,
     /// Where it is kept while it goes by, if it may be sent once more.
     kept: Option<Arc<KeptBody>>,
     /// `None` where it is not a client's.
@@ -53,7 +55,24 @@ impl RequestBody {
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
         let (inner, snapshot) = (RequestSource::Client(inner), Some(snapshot));
-        Self { inner, kept: None, snapshot, nominated, progress, bytes_left, least: None, pace: Pace::default(), stall, stalled: None }
+        Self {
+            inner,
+            put_back: None,
+            kept: None,
+            snapshot,
+            nominated,
+            progress,
+            bytes_left,
+            least: None,
+            pace: Pace::default(),
+            stall,
+            stalled: None,
+        }
+    }
+
+    /// As it was before this piece, its first, was taken.
+    pub fn put_back(self, piece: Bytes) -> Self {
+        Self { put_back: Some(piece), ..self }
     }
 
     /// With a route's own length, and a least rate unless it is one side of a conversation.
@@ -86,6 +105,7 @@ impl RequestBody {
         let (snapshot, nominated) = (None, Vec::new());
         Self {
             inner,
+            put_back: None,
             kept: None,
             snapshot,
             nominated,
@@ -127,6 +147,10 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        // It was counted, limited and kept when it was taken.
+        if let Some(piece) = this.put_back.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let frame = match &mut this.inner {
             RequestSource::Kept(replay) => {
                 this.progress.note_frame();
@@ -170,16 +194,22 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
+        let over = match &self.inner {
             RequestSource::Client(inner) => inner.is_end_stream(),
             RequestSource::Kept(replay) => replay.is_empty(),
-        }
+        };
+        over && self.put_back.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
+        let hint = match &self.inner {
             RequestSource::Client(inner) => inner.size_hint(),
             RequestSource::Kept(replay) => replay.hint(),
+        };
+        match (&self.put_back, hint.exact()) {
+            (None, _) => hint,
+            (Some(piece), Some(rest)) => SizeHint::with_exact(rest + piece.len() as u64),
+            (Some(_), None) => SizeHint::default(),
         }
     }
 }

@@ -202,28 +202,66 @@ async fn a_connection_that_the_service_is_closing_costs_no_request() {
     assert_eq!((count.load(Ordering::SeqCst), upstream.connections()), (10, 10));
 }
 
+/// A client that still sends need not be asked for what is on its way: the piece that went is put back.
 #[tokio::test]
-async fn an_answer_that_is_reset_in_the_middle_is_not_whole_for_the_client() {
-    let upstream = http2_upstream(|_, (_, mut respond)| async move {
-        let mut stream = respond.send_response(Response::new(()), false).unwrap();
-        stream.send_data(Bytes::from_static(b"half"), false).unwrap();
-        stream.reserve_capacity(1);
-        // Not before the half is on its way.
-        let _ = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-        tokio::task::yield_now().await;
-        stream.send_reset(Reason::INTERNAL_ERROR);
+async fn a_body_that_has_begun_goes_again_with_a_stream_that_was_refused() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let (told, mut asked_again) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = http2_upstream(move |_, (request, mut respond)| {
+        let (number, told) = (count.fetch_add(1, Ordering::SeqCst), told.clone());
+        async move {
+            let mut body = request.into_body();
+            let mut said = Vec::new();
+            while let Some(Ok(piece)) = body.data().await {
+                // The first is for a connection that has been used.
+                match number {
+                    1 => return respond.send_reset(Reason::REFUSED_STREAM),
+                    _ => said.extend_from_slice(&piece),
+                }
+                told.send(number).unwrap();
+            }
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(said.into(), true).unwrap();
+        }
     })
     .await;
     let gate = gate_to(&http2_at(&upstream), &[]).await;
-
+    assert_eq!(gate.get("/u/first").send().await.status, 200);
     let mut client = Connection::open(gate.address()).await;
-    client.write(&gate.get("/u/a").bytes("")).await;
-    let answer = client.answer("GET").await;
 
-    assert!((answer.status == 200 && !answer.complete) || answer.status == 502, "{answer:?}");
-    assert_eq!(client.rest().await, "");
-    let broken = "wicketgate_refusals_total{reason=\"upstream_broken\",service=\"u\"}";
-    until("it is counted", || async { gate.metric(broken).await == Some(1.0) }).await;
+    client.write(&gate.ask("POST", "/u/a").header("Content-Length: 10").bytes("")).await;
+    client.write(b"01234").await;
+    assert_eq!(soon("the second try", asked_again.recv()).await, Some(2));
+    client.write(b"56789").await;
+
+    assert_eq!(client.answer("POST").await.text(), "0123456789");
+}
+
+/// RFC 9113 §8.1: `NO_ERROR` follows an answer that is whole, and is no end of one that is not.
+#[tokio::test]
+async fn an_answer_that_is_reset_in_the_middle_is_not_whole_for_the_client() {
+    for reason in [Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::NO_ERROR] {
+        let upstream = http2_upstream(move |_, (_, mut respond)| async move {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+            stream.reserve_capacity(1);
+            // Not before the half is on its way.
+            let _ = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+            tokio::task::yield_now().await;
+            stream.send_reset(reason);
+        })
+        .await;
+        let gate = gate_to(&http2_at(&upstream), &[]).await;
+
+        let mut client = Connection::open(gate.address()).await;
+        client.write(&gate.get("/u/a").bytes("")).await;
+        let answer = client.answer("GET").await;
+
+        assert!((answer.status == 200 && !answer.complete) || answer.status == 502, "{reason}: {answer:?}");
+        assert_eq!(client.rest().await, "");
+        let broken = "wicketgate_refusals_total{reason=\"upstream_broken\",service=\"u\"}";
+        until("it is counted", || async { gate.metric(broken).await == Some(1.0) }).await;
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::http2;
 use super::lease::Lease;
 use super::pool::spawn;
 use super::resting::Place;
@@ -60,8 +61,14 @@ impl Held {
     }
 }
 
+/// What comes of an answer, over either version.
+pub enum AnswerBody {
+    Http1(Incoming),
+    Http2(http2::Answer),
+}
+
 pub struct UpstreamBody {
-    inner: Incoming,
+    inner: AnswerBody,
     /// Let go at the end, so that the connection is free before the client has read everything.
     held: Option<Held>,
     idle: Duration,
@@ -70,7 +77,7 @@ pub struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    pub fn new(inner: Incoming, held: Held, idle: Duration, deadline: Option<std::time::Instant>) -> Self {
+    pub fn new(inner: AnswerBody, held: Held, idle: Duration, deadline: Option<std::time::Instant>) -> Self {
         let total = deadline.map(|at| Box::pin(sleep_until(Instant::from_std(at))));
         Self { inner, held: Some(held), idle, waits: None, total }
     }
@@ -124,6 +131,32 @@ impl Drop for UpstreamBody {
     }
 }
 
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -145,7 +178,7 @@ impl Body for UpstreamBody {
                     Some(Ok(_)) | None => this.let_go(true),
                     Some(Err(_)) => this.let_go(false),
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
+                Poll::Ready(frame)
             }
         }
     }

@@ -1,36 +1,31 @@
 //! Making a connection: to the address, to the other addresses of its name where that one does not answer, TLS, and the
 //! first words of HTTP.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::{AbortHandle, AbortRegistration, Abortable, Either, select};
-use hyper::client::conn::{http1, http2};
-use hyper::rt::Executor;
+use futures_util::future::{Either, select};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
+use super::http2;
 use super::lent::Lent;
-use super::pool::spawn;
 use super::tls::ClientTls;
 use super::wire::Wire;
 
 /// The head of a response, and one header line more than any sane service sends.
 const RESPONSE_BUFFER_BYTES: usize = 64 << 10;
 const RESPONSE_HEADERS_MAX: usize = 200;
-/// What a service may send on one stream before somebody takes it.
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// When a service that is silent is asked whether it is there, how often then, and how often in vain. TCP asks: services of
 /// gRPC take PINGs of HTTP/2 that come while they are silent as an attack, and close (gRPC A8).
 const ASKED_AFTER: Duration = Duration::from_secs(20);
@@ -57,48 +52,7 @@ pub enum Target {
 #[allow(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 pub enum Connected {
     Http1(http1::SendRequest<Lent>, http1::Connection<TokioIo<Wire>, Lent>),
-    Http2(http2::SendRequest<Lent>, http2::Connection<TokioIo<Wire>, Lent, Tasks>, Frames),
-}
-
-/// Sets going what hyper wants to go on beside an HTTP/2 connection: the first is what moves its frames.
-#[derive(Clone)]
-pub struct Tasks(Arc<Mutex<Option<Moving>>>);
-
-type Moving = (AbortRegistration, oneshot::Sender<Infallible>);
-
-/// What moves the frames of a connection: for as long as there is a stream on it, whoever asks or does not.
-pub struct Frames {
-    end: AbortHandle,
-    ended: oneshot::Receiver<Infallible>,
-}
-
-impl Frames {
-    /// Returns when they move no more, which they are made to after a while.
-    pub async fn end_within(self, limit: Duration) {
-        if timeout(limit, self.ended).await.is_err() {
-            self.end.abort();
-        }
-    }
-}
-
-impl Tasks {
-    fn new() -> (Self, Frames) {
-        let (end, registration) = AbortHandle::new_pair();
-        let (moves, ended) = oneshot::channel();
-        (Self(Arc::new(Mutex::new(Some((registration, moves))))), Frames { end, ended })
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some((registration, moves)) => spawn(async {
-                let _ended = Abortable::new(task, registration).await;
-                drop(moves);
-            }),
-            None => spawn(task),
-        }
-    }
+    Http2(http2::Connection),
 }
 
 /// Why there is no connection.
@@ -147,8 +101,11 @@ impl Connector {
             (wire, _) => wire,
         };
         let http2 = wire.chose_http2() || (self.prior_knowledge && !http1);
-        let shaken = if http2 { greet_http2(wire, streams).await } else { greet_http1(wire).await };
-        shaken.map_err(|error| ConnectError::new("http", &error))
+        if http2 {
+            let greeted = http2::greet(wire, streams, RESPONSE_BUFFER_BYTES).await;
+            return greeted.map(Connected::Http2).map_err(|error| ConnectError::new("http", &error));
+        }
+        greet_http1(wire).await.map_err(|error| ConnectError::new("http", &error))
     }
 }
 
@@ -157,20 +114,6 @@ async fn greet_http1(wire: Wire) -> hyper::Result<Connected> {
     builder.max_buf_size(RESPONSE_BUFFER_BYTES).max_headers(RESPONSE_HEADERS_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(wire)).await?;
     Ok(Connected::Http1(sender, connection))
-}
-
-async fn greet_http2(wire: Wire, streams: usize) -> hyper::Result<Connected> {
-    let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-    let (tasks, frames) = Tasks::new();
-    let mut builder = http2::Builder::new(tasks);
-    builder
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        // Room for all streams at once: one that nobody reads must not hold up the others.
-        .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams).min(i32::MAX.unsigned_abs()))
-        .max_header_list_size(RESPONSE_BUFFER_BYTES as u32)
-        .max_send_buf_size(STREAM_WINDOW_BYTES as usize);
-    let (sender, connection) = builder.handshake(TokioIo::new(wire)).await?;
-    Ok(Connected::Http2(sender, connection, frames))
 }
 
 /// To the first address, or to the others once it has failed or takes long (RFC 8305).

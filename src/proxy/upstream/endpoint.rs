@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
-use hyper::body::Incoming;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use tokio::time::timeout;
 
-use super::answer::{Held, InFlight, UpstreamBody};
+use super::answer::{AnswerBody, Held, InFlight, UpstreamBody};
 use super::connect::{Connector, Target, chain};
+use super::http2;
 use super::lease::Lease;
-use super::lent::{Lender, Lent};
+use super::lent::Lent;
 use super::pool::{Bounds, NoConnection, Pool, Want};
 use super::tls::{ClientTls, server_name};
 use crate::clock;
@@ -200,50 +200,55 @@ impl Endpoint {
         timeout(patience.response, self.pool.lease(want)).await.unwrap_or_else(|_| Err(slow()))
     }
 
-    async fn exchange(&self, lease: &mut Lease, request: Request<RequestBody>, patience: &Patience) -> Result<Response<Incoming>, Attempt> {
+    async fn exchange(
+        &self,
+        lease: &mut Lease,
+        request: Request<RequestBody>,
+        patience: &Patience,
+    ) -> Result<Response<AnswerBody>, Attempt> {
         let (mut head, body) = request.into_parts();
-        if lease.is_http2() {
-            return self.exchange_http2(lease, (head, body), patience).await;
+        if let Some(sender) = lease.http2() {
+            return self.exchange_http2((lease, sender), (head, body), patience).await;
         }
         let target = std::mem::take(&mut head.uri);
         head.uri = origin_form(&target);
-        let sent = lease.send(Request::from_parts(head, Lent::given(body)));
-        waited(sent, patience).await?.map_err(|unanswered| {
-            let mut attempt = Attempt::of(unanswered.error.as_ref(), patience);
-            attempt.request = unanswered.request.and_then(|request| {
+        let sent = lease.send(Request::from_parts(head, Lent::new(body)));
+        let answer = waited(sent, patience).await?.map_err(|unanswered| {
+            let mut attempt = Attempt::of(unanswered.error.as_ref().map(|error| (error as _, broke(error))), patience);
+            attempt.request = unanswered.request.map(|request| {
                 let (mut head, body) = request.into_parts();
                 head.uri = target;
-                Some(Box::new(Request::from_parts(head, body.into_body()?)))
+                Box::new(Request::from_parts(head, body.into_body()))
             });
             attempt.unsent = attempt.request.is_some();
             attempt
-        })
+        })?;
+        Ok(answer.map(AnswerBody::Http1))
     }
 
     async fn exchange_http2(
         &self,
-        lease: &mut Lease,
+        (lease, sender): (&mut Lease, http2::Sender),
         (head, body): (Parts, RequestBody),
         patience: &Patience,
-    ) -> Result<Response<Incoming>, Attempt> {
-        let (lender, lent) = Lender::lend(body);
-        let mut sent = Request::from_parts(head.clone(), lent);
-        for_http2(&mut sent, self.key.tls.is_some());
-        let answer = waited(lease.send(sent), patience).await?;
-        answer.map_err(|unanswered| {
-            let mut attempt = Attempt::of(unanswered.error.as_ref(), patience);
-            let verdict = unanswered.error.as_ref().map_or(Verdict::Unknown, verdict);
-            let closing = unanswered.request.is_some() || verdict == Verdict::Closing;
+    ) -> Result<Response<AnswerBody>, Attempt> {
+        let scheme = if self.key.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let sent = http2::head_of(&head, scheme);
+        let (answer, tail) = waited(http2::exchange(sender, sent, body), patience).await?.map_err(|unanswered| {
+            let mut attempt = Attempt::of(Some((&unanswered.error, true)), patience);
+            let verdict = verdict(&unanswered.error);
+            let closing = unanswered.unsent || verdict == Verdict::Closing;
             if closing {
                 lease.retire();
             }
-            drop(unanswered.request);
             attempt.unsent = closing || verdict == Verdict::Refused;
             if attempt.unsent {
-                attempt.request = lender.take_back().map(|body| Box::new(Request::from_parts(head, body)));
+                attempt.request = unanswered.body.map(|body| Box::new(Request::from_parts(head, body)));
             }
             attempt
-        })
+        })?;
+        lease.goes_on(tail);
+        Ok(answer.map(AnswerBody::Http2))
     }
 }
 
@@ -256,13 +261,13 @@ impl Attempt {
         Self { failure, detail, unsent: false, unreached: false, again: true, reset: false, request: None }
     }
 
-    /// Whose fault it is, and what the log says of it.
-    fn of(error: Option<&hyper::Error>, patience: &Patience) -> Self {
+    /// Whose fault it is, and what the log says of it: an error, and whether the connection or stream ended with it.
+    fn of(error: Option<(&dyn std::error::Error, bool)>, patience: &Patience) -> Self {
         match patience.progress.failure() {
             Some(failure) => Self::sent(failure, String::new()),
             None => {
-                let detail = error.map(|error| chain(error)).unwrap_or_default();
-                Self { reset: error.is_some_and(broke), ..Self::sent(Failure::UpstreamBroken, detail) }
+                let detail = error.map(|(error, _)| chain(error)).unwrap_or_default();
+                Self { reset: error.is_some_and(|(_, broke)| broke), ..Self::sent(Failure::UpstreamBroken, detail) }
             }
         }
     }
@@ -270,8 +275,7 @@ impl Attempt {
 
 /// Whether a connection ended, and not what it carried was wrong.
 fn broke(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error);
-    let broken = cause.is_some_and(|cause| cause.is::<std::io::Error>() || cause.is::<h2::Error>());
+    let broken = std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
     broken || error.is_incomplete_message() || error.is_closed() || error.is_canceled()
 }
 
@@ -307,12 +311,11 @@ enum Verdict {
 }
 
 /// RFC 9113 §8.7: a stream that was refused, and one above the last that a GOAWAY names, was not acted upon.
-fn verdict(error: &hyper::Error) -> Verdict {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    match cause {
-        Some(cause) if cause.is_remote() && cause.is_go_away() => Verdict::Closing,
-        Some(cause) if cause.is_remote() && cause.reason() == Some(h2::Reason::REFUSED_STREAM) => Verdict::Refused,
-        _ => Verdict::Unknown,
+fn verdict(error: &h2::Error) -> Verdict {
+    match error.is_remote() {
+        true if error.is_go_away() => Verdict::Closing,
+        true if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Verdict::Refused,
+        true | false => Verdict::Unknown,
     }
 }
 
@@ -322,19 +325,9 @@ fn origin_form(target: &Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// `:scheme` and `:authority` instead of `Host`.
-fn for_http2<B>(request: &mut Request<B>, tls: bool) {
-    let host = request.headers_mut().remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = host.or(parts.authority);
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    *request.version_mut() = Version::HTTP_2;
-}
-
 /// Refuses an answer whose body ends in one place for one reader and elsewhere for another (RFC 9112 §6.3), even where the
 /// lengths are the same (RFC 9110 §8.6). Its connection must not be used again: nobody knows what the next answer on it is.
-fn framed_once(response: Response<Incoming>) -> Result<Response<Incoming>, Attempt> {
+fn framed_once(response: Response<AnswerBody>) -> Result<Response<AnswerBody>, Attempt> {
     let headers = response.headers();
     let only = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();

@@ -8,19 +8,17 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use tokio::time::timeout;
 
+use super::http2;
 use super::lent::{Lent, Tail};
 use super::pool::{Pool, spawn};
 use super::resting::{Place, Shared};
-
-/// How long a stream has to be reset, before its connection takes no more requests.
-const RESET_WITHIN: Duration = Duration::from_secs(1);
 
 pub enum Carrier {
     Http1(http1::SendRequest<Lent>),
     Http2(Arc<Shared>),
 }
 
-/// A request without an answer: why, and itself if it was not sent.
+/// A request without an answer over HTTP/1.1: why, and itself if it was not sent.
 pub struct Unanswered {
     pub error: Option<hyper::Error>,
     pub request: Option<Request<Lent>>,
@@ -41,22 +39,27 @@ impl Lease {
         Self { carrier: Some(carrier), place, pool, reused, tail: None }
     }
 
-    pub fn is_http2(&self) -> bool {
-        matches!(self.carrier, Some(Carrier::Http2(_)))
+    /// The way to a stream, where the connection speaks HTTP/2.
+    pub fn http2(&self) -> Option<http2::Sender> {
+        match &self.carrier {
+            Some(Carrier::Http2(shared)) => Some(shared.sender.clone()),
+            Some(Carrier::Http1(_)) | None => None,
+        }
     }
 
-    /// Sends, and waits for the head of the answer. A request that did not leave is in the error.
+    /// Sends over HTTP/1.1, and waits for the head of the answer. A request that did not leave is in the error.
     pub async fn send(&mut self, mut request: Request<Lent>) -> Result<Response<Incoming>, Unanswered> {
         self.tail = request.body_mut().watch();
-        let answer = match self.carrier.as_mut() {
-            Some(Carrier::Http1(sender)) => sender.try_send_request(request).await,
-            Some(Carrier::Http2(shared)) => {
-                let mut sender = shared.sender.clone();
-                sender.try_send_request(request).await
-            }
-            None => return Err(Unanswered { error: None, request: Some(request) }),
+        let Some(Carrier::Http1(sender)) = self.carrier.as_mut() else {
+            return Err(Unanswered { error: None, request: Some(request) });
         };
+        let answer = sender.try_send_request(request).await;
         answer.map_err(|mut error| Unanswered { request: error.take_message(), error: Some(error.into_error()) })
+    }
+
+    /// What is still to be sent of the request's body.
+    pub fn goes_on(&mut self, tail: Option<Tail>) {
+        self.tail = tail;
     }
 
     /// Whether the connection has not done with the request's body.
@@ -70,20 +73,19 @@ impl Lease {
     }
 
     /// Returns when the connection has done with the request's body, which it is made to after a while: HTTP/1.1 has no way
-    /// but to close, HTTP/2 resets the stream. A stream that does not end even so leaves its connection to those that are on
-    /// it: nobody knows any more how many it may carry.
+    /// but to close, HTTP/2 resets the stream.
     pub async fn finish(mut self, patience: Duration) {
         let Some(mut tail) = self.tail.take() else { return };
         if timeout(patience, tail.over()).await.is_ok() {
             return;
         }
         tracing::debug!(target: "wicketgate::upstream", "a request went on for too long after its answer");
-        if !self.is_http2() {
-            return self.discard();
-        }
-        tail.give_up();
-        if timeout(RESET_WITHIN, tail.over()).await.is_err() {
-            self.retire();
+        match self.carrier {
+            Some(Carrier::Http2(_)) => {
+                tail.give_up();
+                tail.over().await;
+            }
+            Some(Carrier::Http1(_)) | None => self.discard(),
         }
     }
 

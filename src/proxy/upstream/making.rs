@@ -18,10 +18,6 @@ use super::resting::{Place, Shared};
 use crate::policy::UpstreamBounds;
 use crate::proxy::failure::Failure;
 
-/// How long an HTTP/2 connection may take to end once nobody asks anything on it: a stream that was given up and does not
-/// end would keep it for ever.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
 /// A connection that is open and moves.
 pub(super) enum Made {
     Http1(http1::SendRequest<Lent>, Arc<Place>),
@@ -88,29 +84,23 @@ impl Pool {
                 });
                 Made::Http1(sender, place)
             }
-            Connected::Http2(sender, mut connection, frames) => {
+            Connected::Http2(connection) => {
                 let allowed = Arc::new(AtomicUsize::new(usize::MAX));
-                let seen = allowed.clone();
                 let (asked, unasked) = oneshot::channel::<Infallible>();
+                let shared = Shared::new(connection.sender(), allowed.clone(), place, asked);
                 spawn(async move {
-                    let moved = std::future::poll_fn(|cx| {
-                        let moved = std::pin::Pin::new(&mut connection).poll(cx);
-                        seen.store(connection.current_max_send_streams().max(1), Ordering::Relaxed);
-                        moved
-                    });
-                    if let Err(error) = moved.await {
+                    // Whoever would ask sees then that it is closing. Streams that are on it go on.
+                    let closing = || {
+                        if let Some(pool) = pool.upgrade() {
+                            pool.forget_ended();
+                        }
+                    };
+                    if let Err(error) = connection.run(&allowed, unasked, closing).await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
-                    // Whoever would ask sees then that it is closed. Streams that are on it go on.
-                    drop(connection);
-                    if let Some(pool) = pool.upgrade() {
-                        pool.forget_ended();
-                    }
-                    let Err(_dropped) = unasked.await;
-                    frames.end_within(LAST_WORDS).await;
                     drop(held);
                 });
-                Made::Http2(Shared::new(sender, allowed, place, asked))
+                Made::Http2(shared)
             }
         }
     }

@@ -7,6 +7,7 @@ mod cluster;
 mod connect;
 mod dns;
 mod endpoint;
+mod http2;
 mod lease;
 mod lent;
 mod making;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::AbortHandle;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use tokio::sync::oneshot;
 
+use super::http2::Sender;
 use super::lent::Lent;
 use super::pool::{Pool, spawn};
 use crate::clock;
@@ -22,10 +23,10 @@ pub struct Idle {
 
 /// An HTTP/2 connection, which carries as many requests as it has room for.
 pub struct Shared {
-    pub sender: http2::SendRequest<Lent>,
+    pub sender: Sender,
     /// Requests on it, each until it has ended both ways. Changed under the lock of the pool alone.
     pub streams: AtomicUsize,
-    /// How many the service allows.
+    /// How many the service allows; none once it takes no more requests.
     allowed: Arc<AtomicUsize>,
     pub used: AtomicBool,
     pub idle_since: Mutex<Instant>,
@@ -63,18 +64,17 @@ impl Drop for Place {
 }
 
 impl Shared {
-    pub fn new(
-        sender: http2::SendRequest<Lent>,
-        allowed: Arc<AtomicUsize>,
-        place: Arc<Place>,
-        asked: oneshot::Sender<Infallible>,
-    ) -> Arc<Self> {
+    pub fn new(sender: Sender, allowed: Arc<AtomicUsize>, place: Arc<Place>, asked: oneshot::Sender<Infallible>) -> Arc<Self> {
         let (streams, used, idle_since) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(clock::instant_now()));
         Arc::new(Self { sender, streams, allowed, used, idle_since, place, _asked: asked })
     }
 
     pub fn has_room(&self, streams: usize) -> bool {
-        self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed)) && !self.sender.is_closed()
+        self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed))
+    }
+
+    fn is_closing(&self) -> bool {
+        self.allowed.load(Ordering::Relaxed) == 0
     }
 
     /// Whether nothing is asked on it. It stays so for as long as the pool is locked.
@@ -93,7 +93,7 @@ impl Pool {
     pub(super) fn forget_ended(&self) {
         let dead = self.locked(|state| {
             let idle = state.idle.extract_if(.., |idle| idle.sender.is_closed()).collect();
-            let shared = state.shared.extract_if(.., |shared| shared.sender.is_closed()).collect();
+            let shared = state.shared.extract_if(.., |shared| shared.is_closing()).collect();
             (idle, shared)
         });
         self.bury(dead);
