@@ -1,4 +1,4 @@
-//! A request's body that is kept while it goes by, as long as it is small, so that it can be sent once more.
+//! What of a request's body is kept while it goes by, as long as it is small, so that it can be sent once more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,10 +30,11 @@ enum Part {
     Trailers(HeaderMap),
 }
 
-/// What is left of a body that is sent once more.
+/// A body, or the beginning of one, that is sent once more.
 #[derive(Debug)]
 pub struct Replay {
     parts: VecDeque<Part>,
+    /// Of what is still to come.
     hint: SizeHint,
 }
 
@@ -50,11 +51,7 @@ impl KeptBody {
         if kept.too_large {
             return;
         }
-        let part = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => Part::Data(data.clone()),
-            (None, Some(trailers)) => Part::Trailers(trailers.clone()),
-            (None, None) => return,
-        };
+        let Some(part) = Part::of(frame) else { return };
         match &part {
             Part::Data(data) => kept.bytes += data.len(),
             // Nobody asks for what comes after them: nothing does.
@@ -78,6 +75,16 @@ impl KeptBody {
     }
 }
 
+impl Part {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Some(Self::Data(data.clone())),
+            (None, Some(trailers)) => Some(Self::Trailers(trailers.clone())),
+            (None, None) => None,
+        }
+    }
+}
+
 impl Replay {
     /// A body of the gate's own.
     pub fn own(bytes: Bytes) -> Self {
@@ -86,9 +93,37 @@ impl Replay {
         Self { parts, hint }
     }
 
+    /// The beginning of a body, of which nothing is known yet.
+    pub fn beginning() -> Self {
+        Self { parts: VecDeque::new(), hint: SizeHint::with_exact(0) }
+    }
+
+    /// Adds what went by.
+    pub fn push(&mut self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.hint = SizeHint::with_exact(self.bytes() + bytes as u64);
+        self.parts.extend(Part::of(frame));
+    }
+
+    /// Adds what follows, of which everything is there.
+    pub fn append(&mut self, rest: Self) {
+        self.hint = SizeHint::with_exact(self.bytes() + rest.bytes());
+        self.parts.extend(rest.parts);
+    }
+
+    /// How much is known to be there.
+    pub fn bytes(&self) -> u64 {
+        self.hint.lower()
+    }
+
     pub(super) fn next(&mut self) -> Option<Frame<Bytes>> {
         Some(match self.parts.pop_front()? {
-            Part::Data(data) => Frame::data(data),
+            Part::Data(data) => {
+                if let Some(left) = self.hint.exact() {
+                    self.hint = SizeHint::with_exact(left.saturating_sub(data.len() as u64));
+                }
+                Frame::data(data)
+            }
             Part::Trailers(trailers) => Frame::trailers(trailers),
         })
     }

@@ -28,7 +28,7 @@ pub struct BodyError(pub Failure);
 pub struct RequestBody {
     inner: RequestSource,
     /// What was taken of it and put back.
-    put_back: Option<Bytes>,
+    put_back: Option<Replay>,
     /// Where it is kept while it goes by, if it may be sent once more.
     kept: Option<Arc<KeptBody>>,
     /// `None` where it is not a client's.
@@ -70,9 +70,12 @@ impl RequestBody {
         }
     }
 
-    /// As it was before this piece, its first, was taken.
-    pub fn put_back(self, piece: Bytes) -> Self {
-        Self { put_back: Some(piece), ..self }
+    /// As it was before this, its beginning, was taken.
+    pub fn put_back(mut self, mut beginning: Replay) -> Self {
+        if let Some(rest) = self.put_back.take() {
+            beginning.append(rest);
+        }
+        Self { put_back: Some(beginning), ..self }
     }
 
     /// With a route's own length, and a least rate unless it is one side of a conversation.
@@ -148,8 +151,8 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         // It was counted, limited and kept when it was taken.
-        if let Some(piece) = this.put_back.take() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        if let Some(frame) = this.put_back.as_mut().and_then(Replay::next) {
+            return Poll::Ready(Some(Ok(frame)));
         }
         let frame = match &mut this.inner {
             RequestSource::Kept(replay) => {
@@ -198,7 +201,7 @@ impl Body for RequestBody {
             RequestSource::Client(inner) => inner.is_end_stream(),
             RequestSource::Kept(replay) => replay.is_empty(),
         };
-        over && self.put_back.is_none()
+        over && self.put_back.as_ref().is_none_or(Replay::is_empty)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -206,10 +209,39 @@ impl Body for RequestBody {
             RequestSource::Client(inner) => inner.size_hint(),
             RequestSource::Kept(replay) => replay.hint(),
         };
-        match (&self.put_back, hint.exact()) {
-            (None, _) => hint,
-            (Some(piece), Some(rest)) => SizeHint::with_exact(rest + piece.len() as u64),
-            (Some(_), None) => SizeHint::default(),
-        }
+        let back = self.put_back.as_ref().map_or(0, Replay::bytes);
+        hint.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn piece(body: &mut RequestBody) -> Option<Bytes> {
+        Some(body.frame().await?.unwrap().into_data().unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_can_be_put_back_more_than_once() {
+        let mut body = RequestBody::again(Replay::own(Bytes::from_static(b"whole")), Arc::default());
+        let mut taken = Replay::beginning();
+        taken.push(&Frame::data(piece(&mut body).await.unwrap()));
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
+        taken.push(&Frame::data(Bytes::from_static(b" and more")));
+        let mut body = body.put_back(taken);
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(14), false));
+
+        let mut taken = Replay::beginning();
+        taken.push(&Frame::data(piece(&mut body).await.unwrap()));
+        assert_eq!(body.size_hint().exact(), Some(9));
+        let body = body.put_back(taken);
+
+        assert_eq!(body.size_hint().exact(), Some(14));
+        assert_eq!(pin!(body).collect().await.unwrap().to_bytes(), "whole and more");
     }
 }

@@ -2,9 +2,10 @@
 //! is room for it, so a body cannot watch its client; what can is the task around both. When it ends, the stream is reset,
 //! and all that the request held is let go (RFC 9113 §10.5).
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::rt::Executor;
@@ -43,6 +44,8 @@ impl Taking {
     /// Ends when one piece has waited for room for this long, and before it has for twice as long. Each look wakes the
     /// stream as well: one that waits for its service asks anew in between, and its client is not to blame.
     async fn stalled(&self, patience: Duration) {
+        // Before the first piece there is nothing to time. The task that asks for it comes by here as well.
+        poll_fn(|_| if self.asked.load(Ordering::Relaxed) == 0 { Poll::Pending } else { Poll::Ready(()) }).await;
         let mut before = 0;
         loop {
             sleep(patience).await;

@@ -180,6 +180,40 @@ async fn early_http2(reads: bool) -> (Upstream, UnboundedReceiver<Option<Reason>
     (upstream, resets, seen)
 }
 
+/// A body that is whole, and for which the service never makes room, is not sent.
+#[tokio::test]
+async fn what_waits_for_room_after_the_answer_is_reset_after_a_while() {
+    let (sender, mut resets) = unbounded_channel();
+    let upstream = Upstream::by_hand(move |stream| {
+        let sender = sender.clone();
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let Ok(mut connection) = builder.initial_window_size(0).max_concurrent_streams(1).handshake(stream).await else { return };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                    stream.send_data(Bytes::from_static(b"early"), true).unwrap();
+                    if let Some(Err(error)) = request.into_body().data().await {
+                        let _told = sender.send(error.reason());
+                    }
+                });
+            }
+        }
+    })
+    .await;
+    let gate = gate_to(&format!("{{ url: '{}', protocol: http2 }}", upstream.url()), "timeouts: { body: 300ms }").await;
+    // It has said how much room there is.
+    assert_eq!(gate.get("/u/a").send().await.text(), "early");
+
+    for _ in 0..3 {
+        assert_eq!(gate.ask("POST", "/u/b").body("small").send().await.text(), "early");
+        assert_eq!(soon("the reset", resets.recv()).await, Some(Some(Reason::CANCEL)));
+    }
+    assert_eq!(gate.get("/u/c").send().await.text(), "early");
+    assert_eq!(upstream.connections(), 1);
+}
+
 /// RFC 9113 §5.1: a stream is open until it was ended both ways.
 #[tokio::test]
 async fn a_stream_counts_until_its_request_has_ended_as_well() {

@@ -84,9 +84,9 @@ async fn a_post_that_was_refused_unread_goes_again_with_its_body() {
     assert_eq!((answer.status, count.load(Ordering::SeqCst)), (200, 2));
     assert_eq!(*arrived.lock().unwrap(), [("POST".to_owned(), "once".to_owned())]);
 
-    // What is too long to be kept, and for one piece, is gone.
+    // What is too long to be kept is gone.
     count.store(0, Ordering::SeqCst);
-    let answer = gate.ask("POST", "/a").body(&"x".repeat(300_000)).send().await;
+    let answer = gate.ask("POST", "/a").body(&"x".repeat(2000)).send().await;
     assert_eq!((answer.status, count.load(Ordering::SeqCst)), (502, 1));
 }
 

@@ -172,6 +172,7 @@ async fn a_stream_that_was_refused_goes_again_and_one_that_was_reset_does_not() 
         let answer = gate.ask(method, "/u/a").send().await;
 
         assert_eq!((answer.status, count.load(Ordering::SeqCst)), (expected, 1 + tries), "{reason} {method}");
+        assert_eq!(upstream.connections(), 1, "it refused a request, and does not close");
     }
 }
 
@@ -202,7 +203,7 @@ async fn a_connection_that_the_service_is_closing_costs_no_request() {
     assert_eq!((count.load(Ordering::SeqCst), upstream.connections()), (10, 10));
 }
 
-/// A client that still sends need not be asked for what is on its way: the piece that went is put back.
+/// What was sent of a body is kept, so that the client need not have sent all of it.
 #[tokio::test]
 async fn a_body_that_has_begun_goes_again_with_a_stream_that_was_refused() {
     let count = Arc::new(AtomicUsize::new(0));
@@ -262,6 +263,32 @@ async fn an_answer_that_is_reset_in_the_middle_is_not_whole_for_the_client() {
         let broken = "wicketgate_refusals_total{reason=\"upstream_broken\",service=\"u\"}";
         until("it is counted", || async { gate.metric(broken).await == Some(1.0) }).await;
     }
+}
+
+/// A process that hangs acknowledges what it is sent, as its kernel does so.
+#[tokio::test]
+async fn a_connection_on_which_nothing_comes_any_more_gets_no_more_requests() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let upstream = Upstream::by_hand(move |stream| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok(asked)) = connection.accept().await {
+                if number == 0 && asked.0.uri().path() == "/u/last" {
+                    return pending().await;
+                }
+                tokio::spawn(answer_ok(asked, "ok"));
+            }
+        }
+    })
+    .await;
+    let (issuer, other) = (issuer().await, Upstream::friendly().await);
+    let gate = gate(&issuer, &other).service("u", "https://u.example/u", &http2_at(&upstream), ROUTES).in_service("    path: /u");
+    let gate = gate.settings("timeouts: { response: 300ms }").start().await;
+
+    assert_eq!(gate.get("/u/first").send().await.status, 200);
+    assert_eq!(gate.get("/u/last").send().await.status, 504);
+    assert_eq!((gate.get("/u/next").send().await.status, upstream.connections()), (200, 2));
 }
 
 #[tokio::test]

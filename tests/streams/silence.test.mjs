@@ -31,8 +31,9 @@ test('a silent call is not disturbed by PINGs', async () => {
   call.write('something');
   let said = '';
   for await (const piece of call.setEncoding('utf8')) said += piece;
-  assert.deepEqual([said, pings], ['after the silence', 0]);
+  call.end();
   client.close();
+  assert.deepEqual([said, pings], ['after the silence', 0]);
   await gate.stop();
   service.close();
 });

@@ -13,7 +13,7 @@ use super::endpoint::{Attempt, Endpoint, Patience};
 use crate::balance::{BreakerState, Change, Choice, Member, Pass, Roster, Turn};
 use crate::clock;
 use crate::observe::{BalanceMetrics, ServiceStanding};
-use crate::policy::{Balancing, Protocol, Retries, RetryOn, is_idempotent};
+use crate::policy::{Balancing, Retries, RetryOn, is_idempotent};
 use crate::proxy::failure::Failure;
 use crate::proxy::kept::KeptBody;
 use crate::proxy::request_body::RequestBody;
@@ -176,7 +176,7 @@ impl Balanced {
                 sleep(backoff(retries.backoff, tries.count)).await;
             }
             if tried.is_empty() {
-                (request, copy) = copied(request, retries, gives_no_body_back(&choice.endpoint.endpoint));
+                (request, copy) = copied(request, retries);
             }
             let spent = if tried.is_empty() { Duration::ZERO } else { clock::instant_now().duration_since(begun) };
             let left = patience.response.saturating_sub(spent).max(Duration::from_millis(1));
@@ -185,6 +185,7 @@ impl Balanced {
                 response: retries.per_try_timeout.map_or(left, |most| most.min(left)),
                 idle: patience.idle,
                 deadline: patience.deadline,
+                keep_bytes_max: retries.replay_bytes,
             };
             let answer = choice.endpoint.endpoint.send(request, &patient).await;
             self.note(&balancing, &choice, &answer);
@@ -273,30 +274,16 @@ impl Drop for Passage<'_> {
 struct Copy {
     head: http::request::Parts,
     kept: Arc<KeptBody>,
-    /// Also after it may have arrived.
-    repeatable: bool,
 }
 
-/// Whether a request that was not acted upon comes back without its body: over HTTP/2 a body is on its way before the service
-/// says that it did not look at the head.
-fn gives_no_body_back(endpoint: &Endpoint) -> bool {
-    match endpoint.key.protocol {
-        Protocol::Http1 => false,
-        Protocol::Auto => endpoint.key.tls.is_some(),
-        Protocol::Http2 => true,
-    }
-}
-
-/// A request, and its copy where it may come to be needed.
-fn copied(request: Request<RequestBody>, retries: &Retries, loses_body: bool) -> (Request<RequestBody>, Option<Copy>) {
-    let repeatable = retries.repeats() && is_idempotent(request.method());
-    let unsent = loses_body && retries.attempts > 1 && retries.names(RetryOn::Unsent);
-    if !(repeatable || unsent) || request.headers().contains_key(UPGRADE) {
+/// A request, and its copy where it may be sent once more even though it may have arrived.
+fn copied(request: Request<RequestBody>, retries: &Retries) -> (Request<RequestBody>, Option<Copy>) {
+    if !retries.repeats() || !is_idempotent(request.method()) || request.headers().contains_key(UPGRADE) {
         return (request, None);
     }
     let (head, mut body) = request.into_parts();
     let kept = body.keep(retries.replay_bytes);
-    (Request::from_parts(head.clone(), body), Some(Copy { head, kept, repeatable }))
+    (Request::from_parts(head.clone(), body), Some(Copy { head, kept }))
 }
 
 /// The request once more, if it is to be had, and the answer if it is not.
@@ -309,7 +296,7 @@ fn once_more(
     let unsent = matches!(why, RetryOn::Connect | RetryOn::Unsent);
     let back = answer.as_mut().err().filter(|_| unsent).and_then(|attempt| attempt.request.take());
     let again = back.map(|request| *request).or_else(|| {
-        let Copy { head, kept, .. } = copy.filter(|copy| unsent || copy.repeatable)?;
+        let Copy { head, kept } = copy?;
         Some(Request::from_parts(head.clone(), RequestBody::again(kept.replay()?, patience.progress.clone())))
     });
     (again, answer)

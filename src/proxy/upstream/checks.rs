@@ -96,7 +96,13 @@ async fn ask(endpoint: &Endpoint, check: &HealthCheck) -> Option<Result<(), Stri
         Ok(request) => request,
         Err(error) => return Some(Err(error.to_string())),
     };
-    let patience = Patience { progress: Arc::new(BodyProgress::default()), response: check.timeout, idle: check.timeout, deadline: None };
+    let patience = Patience {
+        progress: Arc::new(BodyProgress::default()),
+        response: check.timeout,
+        idle: check.timeout,
+        deadline: None,
+        keep_bytes_max: 0,
+    };
     match endpoint.send(request, &patience).await {
         Ok(response) => Some(judge(response, &check.question).await),
         Err(attempt) if attempt.failure == Failure::UpstreamOverloaded => None,

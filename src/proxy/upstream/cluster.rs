@@ -224,7 +224,7 @@ impl Cluster {
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let timeouts = &self.settings.timeouts;
         let deadline = timeouts.total.map(|total| clock::instant_now() + total);
-        let patience = Patience { progress: progress.clone(), response, idle: timeouts.idle, deadline };
+        let patience = Patience { progress: progress.clone(), response, idle: timeouts.idle, deadline, keep_bytes_max: 0 };
         self.names_known(timeouts.connect).await;
         self.balanced.send(request, key, &patience, tries).await
     }

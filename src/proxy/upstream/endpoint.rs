@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::answer::{AnswerBody, Held, InFlight, UpstreamBody};
 use super::connect::{Connector, Target, chain};
-use super::http2;
+use super::http2::{self, Sender, Standing};
 use super::lease::Lease;
 use super::lent::Lent;
 use super::pool::{Bounds, NoConnection, Pool, Want};
@@ -74,6 +74,8 @@ pub struct Patience {
     pub idle: Duration,
     /// The end of it all.
     pub deadline: Option<Instant>,
+    /// How much of the body is kept while it is sent over HTTP/2, to have it back if the service did not look at it.
+    pub keep_bytes_max: usize,
 }
 
 /// A request that got no answer.
@@ -86,6 +88,8 @@ pub struct Attempt {
     pub unsent: bool,
     /// Whether a connection could not even be made.
     pub unreached: bool,
+    /// Whether that is because the connection was closed already, or takes no more requests.
+    pub stale: bool,
     /// Whether this very endpoint is worth asking again in a moment.
     pub again: bool,
     /// Whether the connection broke, or the stream was reset, before there was an answer.
@@ -176,7 +180,7 @@ impl Endpoint {
                     };
                 }
                 // One that is closed makes it likely that others of its age are.
-                Err(Attempt { unsent: true, request: Some(back), .. }) if reused && again > 0 => {
+                Err(Attempt { stale: true, request: Some(back), .. }) if reused && again > 0 => {
                     (request, want) = (*back, Want::Fresh);
                 }
                 Err(attempt) => return Err(attempt),
@@ -207,8 +211,8 @@ impl Endpoint {
         patience: &Patience,
     ) -> Result<Response<AnswerBody>, Attempt> {
         let (mut head, body) = request.into_parts();
-        if let Some(sender) = lease.http2() {
-            return self.exchange_http2((lease, sender), (head, body), patience).await;
+        if let Some(way) = lease.http2() {
+            return self.exchange_http2(lease, way, (head, body), patience).await;
         }
         let target = std::mem::take(&mut head.uri);
         head.uri = origin_form(&target);
@@ -221,6 +225,7 @@ impl Endpoint {
                 Box::new(Request::from_parts(head, body.into_body()))
             });
             attempt.unsent = attempt.request.is_some();
+            attempt.stale = attempt.unsent;
             attempt
         })?;
         Ok(answer.map(AnswerBody::Http1))
@@ -228,19 +233,28 @@ impl Endpoint {
 
     async fn exchange_http2(
         &self,
-        (lease, sender): (&mut Lease, http2::Sender),
+        lease: &mut Lease,
+        way: (Sender, Arc<Standing>),
         (head, body): (Parts, RequestBody),
         patience: &Patience,
     ) -> Result<Response<AnswerBody>, Attempt> {
         let scheme = if self.key.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let sent = http2::head_of(&head, scheme);
-        let (answer, tail) = waited(http2::exchange(sender, sent, body), patience).await?.map_err(|unanswered| {
+        let (standing, before) = (way.1.clone(), way.1.heard());
+        let answer = waited(http2::exchange(way, sent, body, patience.keep_bytes_max), patience).await.inspect_err(|_slow| {
+            // Nor did anything else come: perhaps nobody is there.
+            if standing.heard() == before {
+                lease.retire();
+            }
+        })?;
+        let (answer, tail) = answer.map_err(|unanswered| {
             let mut attempt = Attempt::of(Some((&unanswered.error, true)), patience);
             let verdict = verdict(&unanswered.error);
             let closing = unanswered.unsent || verdict == Verdict::Closing;
             if closing {
                 lease.retire();
             }
+            attempt.stale = closing;
             attempt.unsent = closing || verdict == Verdict::Refused;
             if attempt.unsent {
                 attempt.request = unanswered.body.map(|body| Box::new(Request::from_parts(head, body)));
@@ -254,11 +268,11 @@ impl Endpoint {
 
 impl Attempt {
     pub(super) fn unsent(failure: Failure, detail: String, request: Request<RequestBody>) -> Self {
-        Self { failure, detail, unsent: true, unreached: false, again: true, reset: false, request: Some(Box::new(request)) }
+        Self { failure, detail, unsent: true, unreached: false, stale: false, again: true, reset: false, request: Some(Box::new(request)) }
     }
 
     fn sent(failure: Failure, detail: String) -> Self {
-        Self { failure, detail, unsent: false, unreached: false, again: true, reset: false, request: None }
+        Self { failure, detail, unsent: false, unreached: false, stale: false, again: true, reset: false, request: None }
     }
 
     /// Whose fault it is, and what the log says of it: an error, and whether the connection or stream ended with it.

@@ -1,16 +1,17 @@
 //! HTTP/2 to a service: what moves a connection, one exchange on it, and the body of its answer.
 //!
-//! It is built on h2 itself: hyper's client takes no body before the request's head is written, which is a write and two
-//! wake-ups more for each small call.
+//! It is built on h2 itself: through hyper's client nothing of a body is sent before the head is written, which is a write and
+//! two wake-ups more for each small call.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::future::{Either, select};
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -20,32 +21,72 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::timeout;
 
 use super::lent::Tail;
 use super::pool::spawn;
 use super::wire::Wire;
-use crate::proxy::request_body::RequestBody;
+use crate::proxy::kept::Replay;
+use crate::proxy::request_body::{BodyError, RequestBody};
 
 /// What a service may send on one stream before somebody takes it, and what of a request waits for room.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// What may follow a request's head before it is known that there is room: a frame as every service takes it.
 const FIRST_PIECE_BYTES_MAX: usize = 16 << 10;
+/// Streams at once, before the service says how many it takes.
+const STREAMS_AT_FIRST: usize = 100;
 /// How long a connection may take to end once nobody asks anything on it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-pub type Sender = SendRequest<Bytes>;
+pub type Sender = SendRequest<Chunk>;
 
 pub struct Connection {
-    frames: h2::client::Connection<Wire, Bytes>,
+    frames: h2::client::Connection<Wire, Chunk>,
     sender: Sender,
+}
+
+/// What is known of a connection.
+pub struct Standing {
+    /// How many streams the service takes.
+    allowed: AtomicUsize,
+    /// Whether it takes no more requests.
+    closing: AtomicBool,
+    /// What came of answers.
+    heard: AtomicU64,
+}
+
+impl Standing {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { allowed: AtomicUsize::new(STREAMS_AT_FIRST), closing: AtomicBool::new(false), heard: AtomicU64::new(0) })
+    }
+
+    /// Whether one more stream may be opened beside so many.
+    pub fn has_room(&self, streams: usize) -> bool {
+        !self.is_closing() && streams < self.allowed.load(Ordering::Relaxed)
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// What differs from the look before if anything came of any answer.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    fn note_heard(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Says the first words (RFC 9113 §3.4).
 pub async fn greet(wire: Wire, streams: usize, head_bytes_max: usize) -> Result<Connection, h2::Error> {
+    wire.notice_loss();
     let streams = u32::try_from(streams).unwrap_or(u32::MAX);
     let (sender, frames) = Builder::new()
         .enable_push(false)
+        .initial_max_send_streams(STREAMS_AT_FIRST)
         .initial_window_size(STREAM_WINDOW_BYTES)
         // Room for all streams at once: one that nobody reads must not hold up the others.
         .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams).min(i32::MAX.unsigned_abs()))
@@ -61,9 +102,9 @@ impl Connection {
         self.sender.clone()
     }
 
-    /// Moves its frames until it has ended. `allowed` is how many streams the service takes: none as soon as it takes no
-    /// more requests, which `closing` is told of while those that are on it go on. `unasked` ends when nobody holds it.
-    pub async fn run(self, allowed: &AtomicUsize, unasked: oneshot::Receiver<Infallible>, closing: impl FnOnce()) -> Result<(), h2::Error> {
+    /// Moves its frames until it has ended. `changed` is told when it takes no more requests, while those that are on it go
+    /// on, and when it takes more at once. `unasked` ends when nobody holds it.
+    pub async fn run(self, standing: &Standing, unasked: oneshot::Receiver<Infallible>, changed: impl Fn()) -> Result<(), h2::Error> {
         let Self { mut frames, mut sender } = self;
         let mut unasked = pin!(unasked);
         let ended = poll_fn(|cx| {
@@ -74,12 +115,15 @@ impl Connection {
             if closing || unasked.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            allowed.store(frames.max_concurrent_send_streams().max(1), Ordering::Relaxed);
+            let allowed = frames.max_concurrent_send_streams();
+            if standing.allowed.swap(allowed, Ordering::Relaxed) < allowed {
+                changed();
+            }
             Poll::Pending
         });
         let ended = ended.await;
-        allowed.store(0, Ordering::Relaxed);
-        closing();
+        standing.closing.store(true, Ordering::Relaxed);
+        changed();
         // With a sender about, it would wait for more requests.
         drop(sender);
         if let Some(ended) = ended {
@@ -123,9 +167,10 @@ pub struct Unanswered {
 /// Sends a request, and waits for the head of its answer. What is left of its body then goes on by itself. Dropped, it
 /// resets the stream.
 pub async fn exchange(
-    mut sender: Sender,
+    (mut sender, standing): (Sender, Arc<Standing>),
     mut head: Request<()>,
     body: RequestBody,
+    keep_bytes_max: usize,
 ) -> Result<(Response<Answer>, Option<Tail>), Unanswered> {
     let whole = body.is_end_stream();
     tell_length(&mut head, &body);
@@ -134,22 +179,21 @@ pub async fn exchange(
         Err(error) => return Err(Unanswered { error, unsent: true, body: Some(body) }),
     };
     drop(sender);
-    let mut upload = Upload { body, stream, taken: Taken::Nothing, piece: None, over: whole };
+    let mut upload = Upload::new(body, stream, keep_bytes_max);
     match poll_fn(|cx| poll_exchange(&mut upload, &mut answer, cx)).await {
         Ok(answer) => {
+            standing.note_heard();
             let (head, stream) = answer.into_parts();
-            let body = Answer::of(&head.headers, stream);
-            let tail = (!upload.over).then(|| upload.go_on());
-            Ok((Response::from_parts(head, body), tail))
+            let body = Answer::of(&head.headers, stream, standing);
+            Ok((Response::from_parts(head, body), upload.rest()))
         }
         Err(error) => Err(Unanswered { error, unsent: false, body: upload.take_back() }),
     }
 }
 
 fn poll_exchange(upload: &mut Upload, answer: &mut ResponseFuture, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, h2::Error>> {
-    if !upload.over {
-        upload.over = upload.poll(cx).is_ready();
-    }
+    // What becomes of it is said by the answer.
+    let _over = upload.poll(cx);
     Pin::new(answer).poll(cx)
 }
 
@@ -162,22 +206,41 @@ fn tell_length(head: &mut Request<()>, body: &RequestBody) {
     }
 }
 
-/// A request's body on its way. What becomes of it is said by the answer.
-struct Upload {
-    body: RequestBody,
-    stream: SendStream<Bytes>,
-    taken: Taken,
-    /// What was taken and not sent.
-    piece: Option<Piece>,
-    over: bool,
+/// A piece of a body, as h2 holds it.
+pub struct Chunk {
+    bytes: Bytes,
+    _unwritten: Arc<Unwritten>,
 }
 
-/// What was taken of a body.
-enum Taken {
-    Nothing,
-    /// One piece, which can be put back.
-    First(Bytes),
-    More,
+/// Dropped when h2 has written the last chunk of a body, or thrown it away.
+type Unwritten = oneshot::Sender<Infallible>;
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+/// A request's body on its way.
+struct Upload {
+    body: RequestBody,
+    stream: SendStream<Chunk>,
+    /// What was taken of it, as long as it is not too much to be kept.
+    taken: Option<Replay>,
+    keep_bytes_max: usize,
+    /// What was taken and not sent.
+    piece: Option<Piece>,
+    /// `None` as soon as h2 has all of it.
+    unwritten: Option<Arc<Unwritten>>,
+    written: oneshot::Receiver<Infallible>,
 }
 
 struct Piece {
@@ -188,18 +251,32 @@ struct Piece {
 }
 
 impl Upload {
-    /// Ends when all is sent, or the stream has ended.
+    fn new(body: RequestBody, stream: SendStream<Chunk>, keep_bytes_max: usize) -> Self {
+        let (unwritten, written) = oneshot::channel();
+        let unwritten = (!body.is_end_stream()).then(|| Arc::new(unwritten));
+        Self { body, stream, taken: Some(Replay::beginning()), keep_bytes_max, piece: None, unwritten, written }
+    }
+
+    /// Ends when h2 has all of it, or the stream has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.stream.poll_reset(cx).is_pending() {
+        while let Some(unwritten) = &self.unwritten {
+            if self.stream.poll_reset(cx).is_ready() {
+                self.unwritten = None;
+                break;
+            }
             let more = match &self.piece {
                 None => ready!(self.poll_take(cx)),
                 Some(piece) => {
                     let room = piece.at_once || ready!(poll_room(&mut self.stream, cx));
-                    room && self.piece.take().is_some_and(|piece| self.stream.send_data(piece.bytes, piece.last).is_ok() && !piece.last)
+                    let chunk = |bytes| Chunk { bytes, _unwritten: unwritten.clone() };
+                    room && self
+                        .piece
+                        .take()
+                        .is_some_and(|piece| self.stream.send_data(chunk(piece.bytes), piece.last).is_ok() && !piece.last)
                 }
             };
             if !more {
-                break;
+                self.unwritten = None;
             }
         }
         Poll::Ready(())
@@ -208,8 +285,8 @@ impl Upload {
     /// Takes the next piece of the body. Whether there was one.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let first = matches!(self.taken, Taken::Nothing);
-        self.taken = Taken::More;
+        let first = self.taken.as_ref().is_some_and(Replay::is_empty);
+        self.keep(frame.as_ref());
         let _ended = match frame.map(|frame| frame.map(Frame::into_data)) {
             Some(Ok(Ok(bytes))) => {
                 let (last, length) = (self.body.is_end_stream(), bytes.len());
@@ -218,9 +295,6 @@ impl Upload {
                     // h2 asks for room for all of it once it has it; to ask before would keep room from other streams.
                     self.stream.reserve_capacity(1);
                 }
-                if first {
-                    self.taken = Taken::First(bytes.clone());
-                }
                 self.piece = Some(Piece { bytes, last, at_once });
                 return Poll::Ready(true);
             }
@@ -228,7 +302,10 @@ impl Upload {
                 self.stream.reserve_capacity(0);
                 frame.into_trailers().map_or(Ok(()), |trailers| self.stream.send_trailers(trailers))
             }
-            None => self.stream.send_data(Bytes::new(), true),
+            None => match &self.unwritten {
+                Some(unwritten) => self.stream.send_data(Chunk { bytes: Bytes::new(), _unwritten: unwritten.clone() }, true),
+                None => Ok(()),
+            },
             Some(Err(_)) => {
                 self.stream.send_reset(Reason::CANCEL);
                 Ok(())
@@ -237,32 +314,49 @@ impl Upload {
         Poll::Ready(false)
     }
 
-    /// The body, if it can be made as it was.
-    fn take_back(self) -> Option<RequestBody> {
-        match self.taken {
-            Taken::Nothing => Some(self.body),
-            Taken::First(piece) => Some(self.body.put_back(piece)),
-            Taken::More => None,
+    fn keep(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        match (frame, &mut self.taken) {
+            (Some(Ok(frame)), Some(taken)) => {
+                taken.push(frame);
+                if taken.bytes() > self.keep_bytes_max as u64 {
+                    self.taken = None;
+                }
+            }
+            (Some(Err(_)), _) => self.taken = None,
+            (None, _) | (_, None) => {}
         }
     }
 
-    /// Lets it go on by itself, until it is given up.
-    fn go_on(mut self) -> Tail {
+    /// The body as it was, if that is to be had.
+    fn take_back(self) -> Option<RequestBody> {
+        Some(self.body.put_back(self.taken?))
+    }
+
+    /// What is still to be written goes on by itself, until it is given up.
+    fn rest(mut self) -> Option<Tail> {
+        if self.unwritten.is_none() && self.written.try_recv() == Err(TryRecvError::Closed) {
+            return None;
+        }
+        self.taken = None;
         let (moves, over) = oneshot::channel();
         let (wanted, unwanted) = oneshot::channel();
         spawn(async move {
-            let given_up = matches!(select(poll_fn(|cx| self.poll(cx)), unwanted).await, Either::Right(_));
+            let written = async {
+                poll_fn(|cx| self.poll(cx)).await;
+                let Err(_dropped) = (&mut self.written).await;
+            };
+            let given_up = matches!(select(pin!(written), unwanted).await, Either::Right(_));
             if given_up {
                 self.stream.send_reset(Reason::CANCEL);
             }
             drop((self, moves));
         });
-        Tail { over, wanted: Some(wanted) }
+        Some(Tail { over, wanted: Some(wanted) })
     }
 }
 
 /// Whether there is room for a piece, as soon as that is known.
-fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+fn poll_room(stream: &mut SendStream<Chunk>, cx: &mut Context<'_>) -> Poll<bool> {
     while stream.capacity() == 0 {
         if !matches!(ready!(stream.poll_capacity(cx)), Some(Ok(_))) {
             return Poll::Ready(false);
@@ -276,13 +370,14 @@ pub struct Answer {
     stream: RecvStream,
     /// What is still to come, if the service said.
     left: Option<u64>,
+    standing: Arc<Standing>,
 }
 
 impl Answer {
-    fn of(head: &HeaderMap, stream: RecvStream) -> Self {
+    fn of(head: &HeaderMap, stream: RecvStream, standing: Arc<Standing>) -> Self {
         let length = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let left = if stream.is_end_stream() { length.or(Some(0)) } else { length };
-        Self { stream, left }
+        Self { stream, left, standing }
     }
 }
 
@@ -293,6 +388,7 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         match ready!(self.stream.poll_data(cx)) {
             Some(Ok(bytes)) => {
+                self.standing.note_heard();
                 // It cannot fail: nothing is given back that did not come.
                 let _room = self.stream.flow_control().release_capacity(bytes.len());
                 self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use tokio::time::timeout;
 
-use super::http2;
+use super::http2::{Sender, Standing};
 use super::lent::{Lent, Tail};
 use super::pool::{Pool, spawn};
 use super::resting::{Place, Shared};
@@ -40,9 +40,9 @@ impl Lease {
     }
 
     /// The way to a stream, where the connection speaks HTTP/2.
-    pub fn http2(&self) -> Option<http2::Sender> {
+    pub fn http2(&self) -> Option<(Sender, Arc<Standing>)> {
         match &self.carrier {
-            Some(Carrier::Http2(shared)) => Some(shared.sender.clone()),
+            Some(Carrier::Http2(shared)) => Some((shared.sender.clone(), shared.standing.clone())),
             Some(Carrier::Http1(_)) | None => None,
         }
     }

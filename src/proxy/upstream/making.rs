@@ -1,7 +1,7 @@
 //! Connections in the making: as many as those who wait need, and those that are kept open ahead of need.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connected};
+use super::http2::Standing;
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
 use super::pool::{Bounds, NoConnection, Pool, spawn};
@@ -85,17 +86,17 @@ impl Pool {
                 Made::Http1(sender, place)
             }
             Connected::Http2(connection) => {
-                let allowed = Arc::new(AtomicUsize::new(usize::MAX));
+                let standing = Standing::new();
                 let (asked, unasked) = oneshot::channel::<Infallible>();
-                let shared = Shared::new(connection.sender(), allowed.clone(), place, asked);
+                let shared = Shared::new(connection.sender(), standing.clone(), place, asked);
                 spawn(async move {
-                    // Whoever would ask sees then that it is closing. Streams that are on it go on.
-                    let closing = || {
+                    let changed = || {
                         if let Some(pool) = pool.upgrade() {
                             pool.forget_ended();
+                            pool.serve_waiting();
                         }
                     };
-                    if let Err(error) = connection.run(&allowed, unasked, closing).await {
+                    if let Err(error) = connection.run(&standing, unasked, changed).await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
                     drop(held);
@@ -180,6 +181,8 @@ async fn make(place: Place, bounds: Arc<Bounds>) {
                     state.shared.push(shared);
                     !state.closed || !state.waiting.is_empty()
                 });
+                // It may have ended meanwhile.
+                pool.forget_ended();
                 pool.serve_waiting();
                 // One that nobody waited for, as after a warm start, may hold the place that a tunnel waits for.
                 pool.make_room_for_tunnel();

@@ -9,7 +9,7 @@ use futures_util::future::AbortHandle;
 use hyper::client::conn::http1;
 use tokio::sync::oneshot;
 
-use super::http2::Sender;
+use super::http2::{Sender, Standing};
 use super::lent::Lent;
 use super::pool::{Pool, spawn};
 use crate::clock;
@@ -26,8 +26,7 @@ pub struct Shared {
     pub sender: Sender,
     /// Requests on it, each until it has ended both ways. Changed under the lock of the pool alone.
     pub streams: AtomicUsize,
-    /// How many the service allows; none once it takes no more requests.
-    allowed: Arc<AtomicUsize>,
+    pub standing: Arc<Standing>,
     pub used: AtomicBool,
     pub idle_since: Mutex<Instant>,
     pub place: Arc<Place>,
@@ -64,17 +63,14 @@ impl Drop for Place {
 }
 
 impl Shared {
-    pub fn new(sender: Sender, allowed: Arc<AtomicUsize>, place: Arc<Place>, asked: oneshot::Sender<Infallible>) -> Arc<Self> {
+    pub fn new(sender: Sender, standing: Arc<Standing>, place: Arc<Place>, asked: oneshot::Sender<Infallible>) -> Arc<Self> {
         let (streams, used, idle_since) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(clock::instant_now()));
-        Arc::new(Self { sender, streams, allowed, used, idle_since, place, _asked: asked })
+        Arc::new(Self { sender, streams, standing, used, idle_since, place, _asked: asked })
     }
 
     pub fn has_room(&self, streams: usize) -> bool {
-        self.streams.load(Ordering::Acquire) < streams.min(self.allowed.load(Ordering::Relaxed))
-    }
-
-    fn is_closing(&self) -> bool {
-        self.allowed.load(Ordering::Relaxed) == 0
+        let open = self.streams.load(Ordering::Acquire);
+        open < streams && self.standing.has_room(open)
     }
 
     /// Whether nothing is asked on it. It stays so for as long as the pool is locked.
@@ -93,7 +89,7 @@ impl Pool {
     pub(super) fn forget_ended(&self) {
         let dead = self.locked(|state| {
             let idle = state.idle.extract_if(.., |idle| idle.sender.is_closed()).collect();
-            let shared = state.shared.extract_if(.., |shared| shared.is_closing()).collect();
+            let shared = state.shared.extract_if(.., |shared| shared.standing.is_closing()).collect();
             (idle, shared)
         });
         self.bury(dead);
