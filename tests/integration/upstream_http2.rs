@@ -527,3 +527,34 @@ async fn a_websocket_waits_for_a_place_as_other_requests_do() {
     assert_eq!(busy.answer("POST").await.text(), "h2");
     assert_eq!(client.answer("GET").await.status, 101);
 }
+
+#[tokio::test]
+async fn a_websocket_takes_the_place_of_a_connection_that_was_made_ahead_of_need() {
+    let signer = Signer::new();
+    let (upstream, heard) = tls_upstream(&signer, "localhost", &["h2", "http/1.1"], false).await;
+    let (address, may_shake) = (upstream.address(), Arc::new(tokio::sync::Semaphore::new(0)));
+    let held = may_shake.clone();
+    let way = Upstream::by_hand(move |mut stream| {
+        let held = held.clone();
+        async move {
+            let _may = held.acquire().await.unwrap();
+            let mut there = tokio::net::TcpStream::connect(address).await.unwrap();
+            let _ended = tokio::io::copy_bidirectional(&mut stream, &mut there).await;
+        }
+    })
+    .await;
+    let tls = "tls: { ca_file: ca.crt, server_name: localhost }";
+    let written = format!("{{ url: 'https://{}', {tls}, connections: 1, pending: 1, warm: 1, idle: 1m }}", way.address());
+    let gate = gate_to(&written, &[("ca.crt", &signer.pem)]).await;
+    until("a connection is in the making", || async { way.connections() == 1 }).await;
+    let mut client = Connection::open(gate.address()).await;
+    client.write(&ask_websocket(&gate)).await;
+    let pending = format!("wicketgate_upstream_requests_pending{{endpoint=\"{}\",service=\"u\"}}", way.address());
+    until("the WebSocket waits", || async { gate.metric(&pending).await == Some(1.0) }).await;
+
+    may_shake.add_permits(2);
+
+    assert_eq!(client.answer("GET").await.status, 101);
+    let protocols: Vec<_> = heard.lock().unwrap().iter().map(|(_, protocol, _)| protocol.clone().unwrap_or_default()).collect();
+    assert_eq!(protocols, ["h2", "http/1.1"]);
+}
