@@ -15,6 +15,7 @@ mod pool;
 mod resting;
 mod tls;
 mod tunnels;
+mod upload;
 mod wire;
 
 use std::collections::HashMap;
