@@ -7,6 +7,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
+/// Pieces of a body that are kept at most: each costs more than its bytes.
+pub const PARTS_MAX: usize = 256;
+
 /// A body as it was sent: nothing of it is kept unless all of it is.
 #[derive(Debug)]
 pub struct KeptBody {
@@ -57,7 +60,7 @@ impl KeptBody {
             // Nobody asks for what comes after them: nothing does.
             Part::Trailers(_) => kept.whole = true,
         }
-        match kept.bytes > self.bytes_max {
+        match kept.bytes > self.bytes_max || kept.parts.len() >= PARTS_MAX {
             true => (kept.too_large, kept.parts) = (true, Vec::new()),
             false => kept.parts.push(part),
         }
@@ -111,8 +114,13 @@ impl Replay {
         self.parts.extend(rest.parts);
     }
 
+    /// Whether it is more than may be kept.
+    pub fn exceeds(&self, bytes_max: usize) -> bool {
+        self.bytes() > bytes_max as u64 || self.parts.len() > PARTS_MAX
+    }
+
     /// How much is known to be there.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.hint.lower()
     }
 
@@ -164,6 +172,8 @@ mod tests {
         assert_eq!(kept(8, &["abcd", "efghi"], true), None, "too large");
         assert_eq!(kept(8, &["abcdefghi", "j"], true), None, "too large, and what came later is small");
         assert_eq!(kept(0, &[], true).as_deref(), Some(""));
+        assert!(kept(2 * PARTS_MAX, &["a"; PARTS_MAX], true).is_some());
+        assert_eq!(kept(2 * PARTS_MAX, &["a"; PARTS_MAX + 1], true), None, "too many pieces");
         assert!(KeptBody::new(0, SizeHint::with_exact(0), true).replay().is_some(), "none is there from the start");
         assert!(KeptBody::new(8, SizeHint::with_exact(9), false).inner.lock().unwrap().too_large);
     }

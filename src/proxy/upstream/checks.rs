@@ -23,6 +23,8 @@ use crate::proxy::request_body::RequestBody;
 
 /// Of an answer, at most: what is longer is no answer to such a question.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Of a question, which is the name of a service.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
 const GRPC_PATH: &str = "/grpc.health.v1.Health/Check";
 
 /// The tasks that ask the endpoints of one service.
@@ -101,7 +103,7 @@ async fn ask(endpoint: &Endpoint, check: &HealthCheck) -> Option<Result<(), Stri
         response: check.timeout,
         idle: check.timeout,
         deadline: None,
-        keep_bytes_max: 0,
+        keep_bytes_max: QUESTION_BYTES_MAX,
     };
     match endpoint.send(request, &patience).await {
         Ok(response) => Some(judge(response, &check.question).await),

@@ -240,13 +240,7 @@ impl Endpoint {
     ) -> Result<Response<AnswerBody>, Attempt> {
         let scheme = if self.key.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let sent = http2::head_of(&head, scheme);
-        let (standing, before) = (way.1.clone(), way.1.heard());
-        let answer = waited(http2::exchange(way, sent, body, patience.keep_bytes_max), patience).await.inspect_err(|_slow| {
-            // Nor did anything else come: perhaps nobody is there.
-            if standing.heard() == before {
-                lease.retire();
-            }
-        })?;
+        let answer = waited(http2::exchange(way, sent, body, patience.keep_bytes_max), patience).await?;
         let (answer, tail) = answer.map_err(|unanswered| {
             let mut attempt = Attempt::of(Some((&unanswered.error, true)), patience);
             let verdict = verdict(&unanswered.error);

@@ -9,12 +9,12 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use h2::RecvStream;
 use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
@@ -26,12 +26,13 @@ use tokio::time::timeout;
 use super::lent::Tail;
 use super::upload::{Chunk, Upload};
 use super::wire::Wire;
+use crate::clock;
 use crate::proxy::request_body::RequestBody;
 
 /// What a service may send on one stream before somebody takes it, and what of a request waits for room.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// Streams at once, before the service says how many it takes.
-const STREAMS_AT_FIRST: usize = 100;
+/// From when on a connection from which nothing comes, while a request waits, may be one where nobody is.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How long a connection may take to end once nobody asks anything on it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -40,21 +41,24 @@ pub type Sender = SendRequest<Chunk>;
 pub struct Connection {
     frames: h2::client::Connection<Wire, Chunk>,
     sender: Sender,
+    pub standing: Arc<Standing>,
 }
 
 /// What is known of a connection.
 pub struct Standing {
+    made: Instant,
     /// How many streams the service takes.
     allowed: AtomicUsize,
     /// Whether it takes no more requests.
     closing: AtomicBool,
-    /// What came of answers.
-    heard: AtomicU64,
+    /// Since when something is waited for and nothing came, in milliseconds since it was made; 0 if nothing is.
+    waits: AtomicU64,
 }
 
 impl Standing {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { allowed: AtomicUsize::new(STREAMS_AT_FIRST), closing: AtomicBool::new(false), heard: AtomicU64::new(0) })
+    fn new(allowed: usize) -> Arc<Self> {
+        let (allowed, closing) = (AtomicUsize::new(allowed), AtomicBool::new(false));
+        Arc::new(Self { made: clock::instant_now(), allowed, closing, waits: AtomicU64::new(0) })
     }
 
     /// Whether one more stream may be opened beside so many.
@@ -66,23 +70,33 @@ impl Standing {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// What differs from the look before if anything came of any answer.
-    pub fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Relaxed)
+    /// Whether nothing came for so long that perhaps nobody is there, whether or not whoever asked still waits.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        let waits = self.waits.load(Ordering::Relaxed);
+        waits > 0 && self.millis(now).saturating_sub(waits) >= SILENCE.as_millis() as u64
+    }
+
+    fn note_asked(&self, now: Instant) {
+        let _waits_already = self.waits.compare_exchange(0, self.millis(now), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn note_heard(&self) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
+        self.waits.store(0, Ordering::Relaxed);
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.made).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 
-/// Says the first words (RFC 9113 §3.4).
+/// Says the first words, and hears the service's (RFC 9113 §3.4): how many streams it takes. One that takes none is not there
+/// yet, or not any more.
 pub async fn greet(wire: Wire, streams: usize, head_bytes_max: usize) -> Result<Connection, h2::Error> {
-    wire.notice_loss();
     let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-    let (sender, frames) = Builder::new()
+    let (sender, mut frames) = Builder::new()
         .enable_push(false)
-        .initial_max_send_streams(STREAMS_AT_FIRST)
+        .initial_max_send_streams(0)
         .initial_window_size(STREAM_WINDOW_BYTES)
         // Room for all streams at once: one that nobody reads must not hold up the others.
         .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams).min(i32::MAX.unsigned_abs()))
@@ -90,7 +104,14 @@ pub async fn greet(wire: Wire, streams: usize, head_bytes_max: usize) -> Result<
         .max_send_buffer_size(STREAM_WINDOW_BYTES as usize)
         .handshake(wire)
         .await?;
-    Ok(Connection { frames, sender })
+    let allowed = poll_fn(|cx| match (Pin::new(&mut frames).poll(cx), frames.max_concurrent_send_streams()) {
+        (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
+        (Poll::Ready(Ok(())), _) => Poll::Ready(Err(Reason::REFUSED_STREAM.into())),
+        (Poll::Pending, 0) => Poll::Pending,
+        (Poll::Pending, allowed) => Poll::Ready(Ok(allowed)),
+    });
+    let standing = Standing::new(allowed.await?);
+    Ok(Connection { frames, sender, standing })
 }
 
 impl Connection {
@@ -100,8 +121,8 @@ impl Connection {
 
     /// Moves its frames until it has ended. `changed` is told when it takes no more requests, while those that are on it go
     /// on, and when it takes more at once. `unasked` ends when nobody holds it.
-    pub async fn run(self, standing: &Standing, unasked: oneshot::Receiver<Infallible>, changed: impl Fn()) -> Result<(), h2::Error> {
-        let Self { mut frames, mut sender } = self;
+    pub async fn run(self, unasked: oneshot::Receiver<Infallible>, changed: impl Fn()) -> Result<(), h2::Error> {
+        let Self { mut frames, mut sender, standing } = self;
         let mut unasked = pin!(unasked);
         let ended = poll_fn(|cx| {
             if let Poll::Ready(ended) = Pin::new(&mut frames).poll(cx) {
@@ -175,6 +196,7 @@ pub async fn exchange(
         Err(error) => return Err(Unanswered { error, unsent: true, body: Some(body) }),
     };
     drop(sender);
+    standing.note_asked(clock::instant_now());
     let mut upload = Upload::new(body, stream, keep_bytes_max);
     match poll_fn(|cx| poll_exchange(&mut upload, &mut answer, cx)).await {
         Ok(answer) => {
@@ -183,7 +205,10 @@ pub async fn exchange(
             let body = Answer::of(&head.headers, stream, standing);
             Ok((Response::from_parts(head, body), upload.rest()))
         }
-        Err(error) => Err(Unanswered { error, unsent: false, body: upload.take_back() }),
+        Err(error) => {
+            standing.note_heard();
+            Err(Unanswered { error, unsent: false, body: upload.take_back() })
+        }
     }
 }
 
@@ -242,5 +267,26 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_silent_when_nothing_came_for_long_since_something_was_asked() {
+        let standing = Standing::new(1);
+        let after = |seconds| standing.made + Duration::from_secs(seconds);
+        assert!(!standing.is_silent(after(3600)), "nothing was asked");
+        standing.note_asked(after(0));
+        standing.note_asked(after(9));
+        assert!(!standing.is_silent(after(9)));
+        assert!(standing.is_silent(after(10)));
+        standing.note_heard();
+        assert!(!standing.is_silent(after(10)));
+        standing.note_asked(after(20));
+        assert!(!standing.is_silent(after(29)));
+        assert!(standing.is_silent(after(30)));
     }
 }

@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connected};
-use super::http2::Standing;
 use super::lease::{Carrier, Lease};
 use super::lent::Lent;
 use super::pool::{Bounds, NoConnection, Pool, spawn};
@@ -86,9 +85,8 @@ impl Pool {
                 Made::Http1(sender, place)
             }
             Connected::Http2(connection) => {
-                let standing = Standing::new();
                 let (asked, unasked) = oneshot::channel::<Infallible>();
-                let shared = Shared::new(connection.sender(), standing.clone(), place, asked);
+                let shared = Shared::new(connection.sender(), connection.standing.clone(), place, asked);
                 spawn(async move {
                     let changed = || {
                         if let Some(pool) = pool.upgrade() {
@@ -96,7 +94,7 @@ impl Pool {
                             pool.serve_waiting();
                         }
                     };
-                    if let Err(error) = connection.run(&standing, unasked, changed).await {
+                    if let Err(error) = connection.run(unasked, changed).await {
                         tracing::debug!(target: "wicketgate::upstream", %error, "a connection ended");
                     }
                     drop(held);

@@ -276,7 +276,7 @@ impl Pool {
                 if state.waiting.is_empty() {
                     return None;
                 }
-                let lease = state.take_shared(&bounds.limits, &pool)?;
+                let lease = state.take_shared(clock::instant_now(), self.is_full(&bounds.limits), &bounds.limits, &pool)?;
                 Some((state.waiting.pop_front()?, lease))
             });
             let Some((waiter, lease)) = found else { return };
@@ -310,14 +310,18 @@ impl State {
     /// One that is at hand, of the kind that is wanted.
     fn take_as(&mut self, want: Want, full: bool, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {
         match want {
-            Want::Any => self.take(clock::instant_now(), limits, pool, dead),
-            Want::Fresh => {
-                // The oldest makes room, where there is none.
-                if full && !self.idle.is_empty() {
-                    dead.0.push(self.idle.remove(0));
-                }
+            Want::Any => {
+                let now = clock::instant_now();
+                self.take_idle(now, limits, pool, dead).or_else(|| self.take_shared(now, full, limits, pool))
+            }
+            // The oldest makes room, where there is none.
+            Want::Fresh if full && !self.idle.is_empty() => {
+                dead.0.push(self.idle.remove(0));
                 None
             }
+            // The one that turned out to be closed is not among them any more.
+            Want::Fresh if full => self.take_shared(clock::instant_now(), full, limits, pool),
+            Want::Fresh => None,
         }
     }
 
@@ -353,10 +357,6 @@ impl State {
         }
     }
 
-    fn take(&mut self, now: Instant, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {
-        self.take_idle(now, limits, pool, dead).or_else(|| self.take_shared(limits, pool))
-    }
-
     pub fn take_idle(&mut self, now: Instant, limits: &UpstreamBounds, pool: &Arc<Pool>, dead: &mut Dead) -> Option<Lease> {
         while let Some(idle) = self.idle.pop() {
             let good = idle.sender.is_ready() && !idle.sender.is_closed() && now.duration_since(idle.since) < limits.idle;
@@ -369,9 +369,14 @@ impl State {
         None
     }
 
-    /// Room on an HTTP/2 connection: on the first that has some, so that others become idle and go.
-    fn take_shared(&mut self, limits: &UpstreamBounds, pool: &Arc<Pool>) -> Option<Lease> {
-        let shared = self.shared.iter().find(|shared| shared.has_room(limits.streams))?.clone();
+    /// Room on an HTTP/2 connection: on the first that has some, so that others become idle and go. One that is silent is
+    /// taken only where there can be no other.
+    fn take_shared(&mut self, now: Instant, full: bool, limits: &UpstreamBounds, pool: &Arc<Pool>) -> Option<Lease> {
+        let mut roomy = self.shared.iter().filter(|shared| shared.has_room(limits.streams));
+        let shared = match roomy.clone().find(|shared| !shared.standing.is_silent(now)) {
+            Some(shared) => shared.clone(),
+            None => roomy.next().filter(|_| full)?.clone(),
+        };
         shared.streams.fetch_add(1, Ordering::AcqRel);
         let (place, reused) = (shared.place.clone(), shared.used.swap(true, Ordering::AcqRel));
         Some(Lease::new(Carrier::Http2(shared), place, pool.clone(), reused))

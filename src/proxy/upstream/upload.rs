@@ -134,7 +134,7 @@ impl Upload {
         match (frame, &mut self.taken) {
             (Some(Ok(frame)), Some(taken)) => {
                 taken.push(frame);
-                if taken.bytes() > self.keep_bytes_max as u64 {
+                if taken.exceeds(self.keep_bytes_max) {
                     self.taken = None;
                 }
             }

@@ -3,15 +3,10 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
-
-/// As long as TCP asks a silent service whether it is there.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(35);
 
 pub enum Wire {
     Tcp(TcpStream),
@@ -40,19 +35,6 @@ impl Wire {
     }
 }
 
-impl Wire {
-    /// Has the kernel end it when the service acknowledges nothing for so long. Not for HTTP/1.1, over which a service may
-    /// leave a body unread for as long as it wants.
-    pub fn notice_loss(&self) {
-        let stream = match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-            Self::Unix(_) => return,
-        };
-        let _unsupported = SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
-    }
-}
-
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         on!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
@@ -78,21 +60,5 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_kernel_is_told_how_long_a_service_may_acknowledge_nothing() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let wire = Wire::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-
-        wire.notice_loss();
-
-        let Wire::Tcp(stream) = &wire else { unreachable!() };
-        assert_eq!(SockRef::from(stream).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
     }
 }
