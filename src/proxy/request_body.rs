@@ -54,20 +54,7 @@ impl RequestBody {
         progress.note_finished(inner.is_end_stream());
         let bytes_left = snapshot.policy.limits.body_bytes;
         let stall = snapshot.policy.timeouts.body;
-        let (inner, snapshot) = (RequestSource::Client(inner), Some(snapshot));
-        Self {
-            inner,
-            put_back: None,
-            kept: None,
-            snapshot,
-            nominated,
-            progress,
-            bytes_left,
-            least: None,
-            pace: Pace::default(),
-            stall,
-            stalled: None,
-        }
+        Self { snapshot: Some(snapshot), nominated, bytes_left, stall, ..Self::of(RequestSource::Client(inner), progress) }
     }
 
     /// As it was before this, its beginning, was taken.
@@ -104,14 +91,16 @@ impl RequestBody {
 
     /// One that was kept, once more; or one of the gate's own.
     pub fn again(replay: Replay, progress: Arc<BodyProgress>) -> Self {
-        let inner = RequestSource::Kept(replay);
-        let (snapshot, nominated) = (None, Vec::new());
+        Self::of(RequestSource::Kept(replay), progress)
+    }
+
+    fn of(inner: RequestSource, progress: Arc<BodyProgress>) -> Self {
         Self {
             inner,
             put_back: None,
             kept: None,
-            snapshot,
-            nominated,
+            snapshot: None,
+            nominated: Vec::new(),
             progress,
             bytes_left: 0,
             least: None,

@@ -95,14 +95,7 @@ async fn a_request_on_a_kept_connection_is_answered_for_a_moment_after_the_gate_
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let mut gate = gate(&issuer, &upstream).start().await;
     let (address, request) = (gate.address(), gate.get("/public/page").bytes(""));
-    let mut resting = Connection::open(address).await;
-    resting.write(&request).await;
-    assert_eq!(resting.answer("GET").await.status, 200);
-    // A connection is put to rest after a quarter of a second.
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let mut kept = Connection::open(address).await;
-    kept.write(&request).await;
-    assert_eq!(kept.answer("GET").await.status, 200);
+    let (mut resting, mut kept) = one_at_rest_and_one_kept(address, &request).await;
 
     let asking = async {
         refuses(address).await;
@@ -114,6 +107,18 @@ async fn a_request_on_a_kept_connection_is_answered_for_a_moment_after_the_gate_
         }
     };
     tokio::join!(gate.app.shutdown("test"), asking);
+}
+
+/// Two connections on which a request was answered: a connection is put to rest after a quarter of a second.
+async fn one_at_rest_and_one_kept(address: SocketAddr, request: &[u8]) -> (Connection, Connection) {
+    let mut resting = Connection::open(address).await;
+    resting.write(request).await;
+    assert_eq!(resting.answer("GET").await.status, 200);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let mut kept = Connection::open(address).await;
+    kept.write(request).await;
+    assert_eq!(kept.answer("GET").await.status, 200);
+    (resting, kept)
 }
 
 /// Connections with a request on each, of which the gate knows nothing yet: this thread runs it too, so that they wait
@@ -141,14 +146,8 @@ async fn a_request_that_came_while_the_gate_was_too_busy_to_look_is_answered() {
     let (issuer, upstream) = (issuer().await, Upstream::friendly().await);
     let mut gate = gate(&issuer, &upstream).start().await;
     let (address, request) = (gate.address(), gate.get("/public/page").bytes(""));
-    let (mut silent, mut resting) = (Connection::open(address).await, Connection::open(address).await);
-    resting.write(&request).await;
-    assert_eq!(resting.answer("GET").await.status, 200);
-    // A connection is put to rest after a quarter of a second.
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let mut kept = Connection::open(address).await;
-    kept.write(&request).await;
-    assert_eq!(kept.answer("GET").await.status, 200);
+    let mut silent = Connection::open(address).await;
+    let (mut resting, mut kept) = one_at_rest_and_one_kept(address, &request).await;
 
     let asking = async {
         refuses(address).await;

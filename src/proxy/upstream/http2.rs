@@ -206,7 +206,10 @@ pub async fn exchange(
             Ok((Response::from_parts(head, body), upload.rest()))
         }
         Err(error) => {
-            standing.note_heard();
+            // What ends here, as with a client that breaks off, says nothing of the service.
+            if error.is_remote() {
+                standing.note_heard();
+            }
             Err(Unanswered { error, unsent: false, body: upload.take_back() })
         }
     }
